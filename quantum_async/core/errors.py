@@ -1,0 +1,176 @@
+"""Every error that the library raises by itself, in one tree.
+
+A message says what happened, to which unit, why that is likely, and how to mend it.
+`docs/errors.md` has an entry for each class.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from itertools import islice
+from typing import Any
+
+# `get_close_matches` is quadratic in its candidates' length: 435 ms at 20,000 names.
+_MOST_CANDIDATES = 2_000
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the nearest of `known`, or an empty string."""
+    near = get_close_matches(str(name), list(islice(known, _MOST_CANDIDATES)), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+class QuantumError(Exception):
+    """Base of all errors of this library."""
+
+
+class PlanError(QuantumError, ValueError):
+    """A graph or a call was refused before anything ran.
+
+    Attributes:
+        problems: Every problem found, so that all of them can be mended at once.
+    """
+
+    def __init__(self, message: str, problems: Sequence["PlanError"] = ()) -> None:
+        super().__init__(message)
+        self.problems: tuple[PlanError, ...] = tuple(problems) or (self,)
+
+    @classmethod
+    def of(cls, problems: Sequence["PlanError"]) -> "PlanError":
+        """Return the one problem itself, or one error that lists them all."""
+        if len(problems) == 1:
+            return problems[0]
+        lines = "\n".join(f"  {n}. {problem}" for n, problem in enumerate(problems, 1))
+        return PlanError(f"the plan has {len(problems)} problems:\n{lines}", problems)
+
+
+class DuplicateUnitError(PlanError):
+    """Two units have one name, or a unit has the name of an input key."""
+
+
+class UnknownDependencyError(PlanError):
+    """A unit depends on a name that no unit has."""
+
+
+class CircularDependencyError(PlanError):
+    """Units wait for each other in a circle.
+
+    Attributes:
+        cycle: The names along the circle, the first one again at its end.
+    """
+
+    def __init__(self, cycle: Sequence[str]) -> None:
+        self.cycle: tuple[str, ...] = tuple(cycle)
+        super().__init__(
+            f"units wait for each other in a circle: {' → '.join(_shortened(self.cycle))}. "
+            "None of them could ever start; take one of these dependencies out"
+        )
+
+
+def _shortened(cycle: Sequence[str]) -> list[str]:
+    if len(cycle) <= 12:
+        return list(cycle)
+    return [*cycle[:6], f"… {len(cycle) - 11} more …", *cycle[-5:]]
+
+
+class UnpicklableUnitError(PlanError):
+    """A unit for a worker process cannot be sent to one."""
+
+
+class MissingInputError(PlanError):
+    """A decorated unit has a parameter that neither a unit nor the input provides."""
+
+
+class ExecutionError(QuantumError):
+    """Units failed. `__cause__` is the first failed unit's own exception object.
+
+    Attributes:
+        errors: Each failed unit's exception, by unit name, in plan order.
+        result: The `RunResult`, with everything that did succeed.
+    """
+
+    def __init__(self, message: str, errors: Mapping[str, BaseException], result: Any) -> None:
+        super().__init__(message)
+        self.errors = dict(errors)
+        self.result = result
+
+
+class RunTimeoutError(QuantumError, TimeoutError):
+    """The run's own time limit passed; what had not ended was cancelled.
+
+    Attributes:
+        limit: The limit in seconds.
+        result: The `RunResult`, with everything that had ended by then.
+    """
+
+    def __init__(self, message: str, limit: float, result: Any) -> None:
+        super().__init__(message)
+        self.limit = limit
+        self.result = result
+
+
+class UnitTimeoutError(QuantumError, TimeoutError):
+    """A unit was stopped because a time limit passed.
+
+    Attributes:
+        unit: The unit's name.
+        attempt: Which attempt it was, from 1.
+        limit: The limit in seconds.
+        which: ``"timeout"`` (of one attempt) or ``"deadline"`` (of all attempts together).
+    """
+
+    def __init__(self, message: str, unit: str, attempt: int, limit: float, which: str) -> None:
+        super().__init__(message)
+        self.unit = unit
+        self.attempt = attempt
+        self.limit = limit
+        self.which = which
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.args[0], self.unit, self.attempt, self.limit, self.which)
+
+
+class WorkerCrashedError(QuantumError):
+    """The worker process died while it ran a unit.
+
+    Attributes:
+        unit: The unit's name.
+        how: The exit code (``"exit code 3"``) or signal name (``"SIGSEGV"``), if it is known.
+    """
+
+    def __init__(self, message: str, unit: str, how: str) -> None:
+        super().__init__(message)
+        self.unit = unit
+        self.how = how
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.args[0], self.unit, self.how)
+
+
+class RemoteError(QuantumError):
+    """Stands for an exception of a worker process that could not travel.
+
+    Attributes:
+        type_name: The exception's qualified type name.
+        remote_message: Its message.
+        traceback: The worker's traceback as text.
+    """
+
+    def __init__(self, type_name: str, remote_message: str, traceback: str) -> None:
+        super().__init__(f"{type_name}: {remote_message}")
+        self.type_name = type_name
+        self.remote_message = remote_message
+        self.traceback = traceback
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.type_name, self.remote_message, self.traceback)
+
+
+class UndeclaredDependencyError(QuantumError, KeyError):
+    """A unit read the result of a unit that it does not depend on."""
+
+    # KeyError shows the repr of its argument, which would escape our quotes.
+    __str__ = Exception.__str__
+
+
+class InternalError(QuantumError):
+    """A bug of this library. Please report it with its text, which tells the unit's story."""

@@ -1,0 +1,337 @@
+"""The plan: units compiled into a frozen graph over whole numbers.
+
+`compile_plan` finds every problem of a set of units at once. What a plan computes from its
+graph (levels, rankings, the fingerprint) is made when first asked for, and kept.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+from quantum_async.core import graph
+from quantum_async.core.binding import ExactBinding, Handle
+from quantum_async.core.errors import (
+    CircularDependencyError,
+    PlanError,
+    UnknownDependencyError,
+    did_you_mean,
+)
+from quantum_async.core.ranking import Ranking, ranked, ranking_of
+from quantum_async.core.render import Drawing, render
+from quantum_async.core.simulate import Simulation, simulate
+from quantum_async.core.states import Strategy, parse
+from quantum_async.core.unit import QuantumUnit
+
+Unit = QuantumUnit[Any, Any]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ExecutionPlan:
+    """A frozen picture of units and dependencies, ready to run any number of times.
+
+    Units are numbered in order of declaration.
+
+    Attributes:
+        units: The units by name, in order of declaration.
+        edges_up: Numbers of each unit's dependencies.
+        edges_down: Numbers of each unit's dependents: the same edges from the other side.
+        order: The plan order: the numbers so that each comes after its dependencies.
+        measured: Seconds that units without a declared cost are expected to take, by name.
+    """
+
+    units: Mapping[str, Unit]
+    edges_up: graph.Edges
+    edges_down: graph.Edges
+    order: Sequence[int]
+    measured: Mapping[str, float] = field(default_factory=dict)
+
+    # -- in names, for people ---------------------------------------------------------------
+
+    @property
+    def unit_count(self) -> int:
+        """How many units there are."""
+        return len(self.names)
+
+    @cached_property
+    def levels(self) -> list[list[str]]:
+        """Names by longest distance from a root. A picture: nothing waits for a level."""
+        return [[self.names[n] for n in row] for row in self.rows]
+
+    @property
+    def execution_order(self) -> list[list[str]]:
+        """The same as `levels`."""
+        return self.levels
+
+    @property
+    def max_level(self) -> int:
+        """How many levels there are."""
+        return len(self.rows)
+
+    @property
+    def max_parallel_units(self) -> int:
+        """How many units the widest level has; 0 for an empty plan."""
+        return max(map(len, self.rows), default=0)
+
+    @cached_property
+    def dependencies(self) -> Mapping[str, frozenset[str]]:
+        """Names of each unit's dependencies."""
+        return self._named(self.edges_up)
+
+    @cached_property
+    def dependents(self) -> Mapping[str, frozenset[str]]:
+        """Names of the units that depend on each."""
+        return self._named(self.edges_down)
+
+    def _named(self, edges: graph.Edges) -> Mapping[str, frozenset[str]]:
+        names = self.names
+        return MappingProxyType(
+            {
+                name: frozenset(names[n] for n in ends)
+                for name, ends in zip(names, edges, strict=True)
+            }
+        )
+
+    @cached_property
+    def critical_path(self) -> list[str]:
+        """Names along the path with the largest sum of costs (each 1 where none is declared)."""
+        path = graph.critical_path(self.edges_down, self.order, self.costs)
+        return [self.names[n] for n in path]
+
+    def visualize(self, format: str = "dot") -> str:  # noqa: A002 - the seed's name
+        """Return the graph as text.
+
+        Args:
+            format: ``"dot"`` (Graphviz), ``"mermaid"`` or ``"svg"``.
+
+        Raises:
+            ValueError: If there is no such format.
+        """
+        return render(self.drawing(), format)
+
+    def drawing(self) -> Drawing:
+        """Return what `visualize` draws, for use with other states or notes."""
+        path = graph.critical_path(self.edges_down, self.order, self.costs)
+        notes = {n: note for n, unit in enumerate(self.handles) if (note := _note(unit))}
+        return Drawing(
+            names=self.names,
+            dependencies=self.edges_up,
+            levels=self.rows,
+            critical=frozenset(path),
+            notes=notes,
+        )
+
+    # -- in numbers, for the scheduler --------------------------------------------------------
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Each unit's name by number."""
+        return tuple(self.units)
+
+    @cached_property
+    def handles(self) -> tuple[Unit, ...]:
+        """Each unit by number."""
+        return tuple(self.units.values())
+
+    @cached_property
+    def index(self) -> Mapping[str, int]:
+        """Each unit's number by name."""
+        return {name: number for number, name in enumerate(self.units)}
+
+    @cached_property
+    def in_degrees(self) -> list[int]:
+        """How many dependencies each unit has. Not to be changed: runs start from a copy."""
+        return [len(ends) for ends in self.edges_up]
+
+    @cached_property
+    def rows(self) -> list[list[int]]:
+        """The levels in numbers."""
+        return graph.levels(self.edges_up, self.order)
+
+    @cached_property
+    def costs(self) -> Sequence[float]:
+        """Cost of each unit: as declared, else as measured, else 1."""
+        costs = [unit.options.cost for unit in self.handles]
+        measured = self.measured
+        return [
+            measured.get(name, 1.0) if cost is None else cost
+            for name, cost in zip(self.names, costs, strict=True)
+        ]
+
+    @cached_property
+    def priorities(self) -> Sequence[float] | None:
+        """Priority of each unit; None if all are alike."""
+        found = [unit.options.priority for unit in self.handles]
+        return found if any(found) else None
+
+    @cached_property
+    def sinks(self) -> tuple[int, ...]:
+        """Units that nothing depends on."""
+        return tuple(n for n, ends in enumerate(self.edges_down) if not ends)
+
+    @cached_property
+    def _rankings(self) -> dict[Strategy, Ranking | None]:
+        return {}
+
+    def ranking(self, strategy: Strategy) -> Ranking | None:
+        """Return the units' ranking by `strategy`; None for first in, first out."""
+        if strategy not in self._rankings:
+            self._rankings[strategy] = ranked(self, strategy, self.costs)
+        return self._rankings[strategy]
+
+    @cached_property
+    def sequence(self) -> Ranking:
+        """Return the ranking that follows the plan order: for one unit at a time."""
+        return ranking_of(self.order, self.edges_up)
+
+    def number(self, unit: "str | Handle", what: str) -> int:
+        """Return a unit's number.
+
+        Raises:
+            PlanError: If there is no such unit; `what` says in the message where it was named.
+        """
+        name = unit.id if isinstance(unit, Handle) else unit
+        found = self.index.get(name) if isinstance(name, str) else None
+        if found is None or (isinstance(unit, Handle) and self.handles[found] is not unit):
+            raise PlanError(
+                f"{what} names {name!r}, and there is no such unit in this partitioner"
+                f"{did_you_mean(name, self.names)}"
+            )
+        return found
+
+    # -- what else can be known before a run --------------------------------------------------
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A short hash of names, edges, functions' names and options.
+
+        The same in every process and under every hash seed; code inside functions is not looked
+        at.
+        """
+        digest = hashlib.sha256()
+        for name, unit, ends in zip(self.names, self.handles, self.edges_up, strict=True):
+            after = sorted(self.names[n] for n in ends)
+            digest.update(repr((name, after, _identity(unit))).encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()[:16]
+
+    def simulate(
+        self,
+        durations: Mapping[str, float] | Callable[[str], float] | None = None,
+        max_workers: int | None = None,
+        strategy: Strategy | str = Strategy.CRITICAL_PATH,
+    ) -> Simulation:
+        """Run the scheduler with modelled time and no loop.
+
+        Args:
+            durations: Seconds by unit name, or a function of the name; units that it does not
+                give take their declared `cost`, else 1.
+            max_workers: How many units run at once; None for no limit.
+            strategy: How the ready queue is ordered.
+
+        Returns:
+            Makespan, starts and ends by unit name.
+
+        Raises:
+            PlanError: For unknown names, negative or NaN durations, fewer than one worker.
+        """
+        return simulate(self, durations, max_workers, parse(Strategy, strategy, "strategy"))
+
+    def __repr__(self) -> str:
+        return (
+            f"<ExecutionPlan {self.unit_count} units, {sum(map(len, self.edges_up))} dependencies, "
+            f"{self.max_level} levels>"
+        )
+
+
+def _note(unit: Unit) -> str:
+    options = unit.options
+    said = [
+        options.mode.value if options.mode else "",
+        f"{options.retries} retries" if options.retries else "",
+        f"timeout {options.timeout:g} s" if options.timeout is not None else "",
+    ]
+    return ", ".join(filter(None, said))
+
+
+def _identity(unit: Unit) -> tuple[Any, ...]:
+    function = unit.function
+    named = function if hasattr(function, "__qualname__") else type(function)
+    options = unit.options
+    return (
+        getattr(named, "__module__", ""),
+        named.__qualname__,
+        options.timeout,
+        options.deadline,
+        options.retries,
+        options.priority,
+        options.mode.value if options.mode else None,
+        options.cost,
+    )
+
+
+def compile_plan(
+    units: Mapping[str, Unit],
+    more: Iterable[PlanError] = (),
+    measured: Mapping[str, float] = MappingProxyType({}),
+) -> ExecutionPlan:
+    """Return the plan of `units`.
+
+    Args:
+        units: The units by name, in order of declaration.
+        more: Problems that the caller found by itself, to be reported along.
+        measured: Seconds that units without a declared cost are expected to take, by name.
+
+    Raises:
+        PlanError: With all problems: unknown names (and the nearest), handles of other
+            partitioners, circles with their path.
+    """
+    index = {name: number for number, name in enumerate(units)}
+    problems: list[PlanError] = []
+    edges_up: list[tuple[int, ...]] = []
+    for unit in units.values():
+        # Most units of big graphs are declared by names alone: no list is made for them.
+        if not unit.declared and unit.options.plain:
+            edges_up.append(())
+            continue
+        problems.extend(_strangers(unit, units))
+        ends = []
+        for name in unit.dependencies:
+            number = index.get(name)
+            if number is None:
+                problems.append(_unknown(unit, name, units))
+            else:
+                ends.append(number)
+        edges_up.append(tuple(ends))
+    edges_down = graph.inverted(edges_up)
+    order = graph.topological_order(edges_up, edges_down)
+    if len(order) < len(units):
+        names = list(units)
+        for cycle in graph.find_cycles(edges_up, order):
+            problems.append(CircularDependencyError([names[n] for n in cycle]))
+    problems.extend(more)
+    if problems:
+        raise PlanError.of(problems)
+    frozen = MappingProxyType(dict(units))
+    return ExecutionPlan(frozen, tuple(edges_up), edges_down, order, measured)
+
+
+def _strangers(unit: Unit, units: Mapping[str, Unit]) -> Iterable[PlanError]:
+    """Find handles that belong to another partitioner, or to a unit that was replaced."""
+    handles: list[Handle] = [after for after in unit.declared if isinstance(after, Handle)]
+    if isinstance(unit.options.binding, ExactBinding):
+        handles += unit.options.binding.handles()
+    for handle in handles:
+        if units.get(handle.id) is not handle:
+            yield UnknownDependencyError(
+                f"unit {unit.id!r} depends on the handle {handle.id!r}, which belongs to another "
+                "partitioner: units of one graph must be declared on one partitioner"
+            )
+
+
+def _unknown(unit: Unit, name: str, units: Mapping[str, Unit]) -> UnknownDependencyError:
+    return UnknownDependencyError(
+        f"unit {unit.id!r} depends on {name!r}, and no unit has that name"
+        f"{did_you_mean(name, units)}"
+    )

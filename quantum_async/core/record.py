@@ -1,0 +1,42 @@
+"""What happened to one unit in one run."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from quantum_async.core.states import UnitState
+
+
+@dataclass(frozen=True, slots=True)
+class UnitRecord:
+    """What happened to one unit in one run.
+
+    Attributes:
+        name: The unit's name.
+        state: Its terminal state (PENDING or RUNNING only in a record taken while it runs).
+        result: What it returned, or its fallback; None if there is no result or if it was dropped.
+        error: The exception of the last attempt, also where a fallback took its place.
+        attempts: How many attempts were started.
+        started_at: When its first attempt started, in seconds since the epoch, or None.
+        ended_at: When it ended, in seconds since the epoch, or None.
+        duration: Seconds from the first start to the end, back-off included, or None.
+        waited: Seconds from its last dependency's end to its first start, or None.
+        ran_on: ``"loop"``, ``"thread"``, ``"process"``, ``"custom"`` or ``"inline"``; ``"given"``
+            for a value that was given with ``overrides`` or ``resume_from``; ``"cache"`` for one
+            that came out of a cache; None if it never started.
+        fallback_used: Whether `result` is the unit's fallback.
+        cause: Why it ended as it did, where the state alone does not say it: the root failure of
+            a skipped unit, who cancelled it, that its thread is still running.
+    """
+
+    name: str
+    state: UnitState
+    result: Any = None
+    error: BaseException | None = None
+    attempts: int = 0
+    started_at: float | None = None
+    ended_at: float | None = None
+    duration: float | None = None
+    waited: float | None = None
+    ran_on: str | None = None
+    fallback_used: bool = False
+    cause: str | None = None
