@@ -1,0 +1,38 @@
+"""Running a coroutine from a script: in a loop of our own, uvloop's where it is installed."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+R = TypeVar("R")
+
+
+def run_blocking(make: Callable[[], Coroutine[Any, Any, R]]) -> R:
+    """Run the coroutine that `make` returns, and block until it has ended.
+
+    Raises:
+        RuntimeError: If an event loop is running in this thread already.
+    """
+    if _in_loop():
+        raise RuntimeError(
+            "execute() starts an event loop of its own, and one is running here already: this is "
+            "asynchronous code or a notebook, so use `await partitioner.run(…)`"
+        )
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(make())
+
+
+def _in_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop

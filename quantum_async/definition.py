@@ -1,0 +1,280 @@
+"""The declaring half of a partitioner: units by name, and the plan that they make."""
+
+import functools
+import inspect
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Generic, Protocol, TypeVar, overload
+
+from quantum_async.core.binding import CONTEXT, Binding, ExactBinding, WiredBinding
+from quantum_async.core.errors import (
+    DuplicateUnitError,
+    PlanError,
+    UnknownDependencyError,
+    did_you_mean,
+)
+from quantum_async.core.plan import ExecutionPlan, compile_plan
+from quantum_async.core.retry import RetryPolicy
+from quantum_async.core.states import ExecutionMode
+from quantum_async.core.unit import NO_FALLBACK, QuantumUnit, make_options
+from quantum_async.engine.placement import PROCESS, place_of
+from quantum_async.launch import unsendable
+from quantum_async.result import RunResult
+
+T = TypeVar("T")
+R = TypeVar("R")
+X = TypeVar("X")
+
+After = Sequence["str | QuantumUnit[Any, Any]"]
+
+
+class Decorator(Protocol):
+    """What ``@flow.unit(…)`` gives: it makes the decorated function a unit."""
+
+    @overload
+    def __call__(self, fn: Callable[..., Coroutine[Any, Any, X]], /) -> QuantumUnit[Any, X]: ...
+    @overload
+    def __call__(self, fn: Callable[..., X], /) -> QuantumUnit[Any, X]: ...
+
+
+class Definition(Generic[T, R]):
+    """Units by name, in order of declaration, and the plan that they make.
+
+    Attributes:
+        units: The handles by name.
+        default_execution_mode: Where units run that do not say it themselves.
+        last_result: The `RunResult` of the last run that ended, or None.
+    """
+
+    def __init__(self, default_execution_mode: ExecutionMode) -> None:
+        self.default_execution_mode = default_execution_mode
+        self.units: dict[str, QuantumUnit[T, R]] = {}
+        self.last_result: RunResult | None = None
+        self._plan: ExecutionPlan | None = None
+        self._measured: Mapping[str, float] = {}
+
+    # -- declaring --------------------------------------------------------------------------
+
+    def add_unit(
+        self,
+        fn: Callable[..., Any],
+        dependencies: After | None = None,
+        name: str | None = None,
+        timeout: float | None = None,
+        retries: int = 0,
+        metadata: dict[str, Any] | None = None,
+        *,
+        priority: float = 0,
+        mode: ExecutionMode | str | None = None,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        retry: RetryPolicy | Any = None,
+        fallback: Any = NO_FALLBACK,
+        deadline: float | None = None,
+        cost: float | None = None,
+    ) -> QuantumUnit[T, R]:
+        """Declare a unit.
+
+        Args:
+            fn: A coroutine function or a plain function. It is called with the
+                `ExecutionContext`, or with exactly `args` and `kwargs` if one of them is given.
+            dependencies: Names or handles of the units that must end first; they may be declared
+                later.
+            name: The unit's name; by default ``unit_0``, ``unit_1`` and so on.
+            timeout: Seconds that one attempt may take.
+            retries: Further attempts after a failed one, with exponential back-off.
+            metadata: Anything. ``resource_type`` ("cpu", "io"), ``fallback_value``, ``cacheable``
+                and ``cache_keys`` are read by the library.
+            priority: Larger is sooner.
+            mode: Where it runs, if not where the run's mode puts it.
+            args: Positional arguments; a handle among them is a dependency and is replaced by
+                its result.
+            kwargs: Keyword arguments, likewise.
+            retry: A `RetryPolicy`, or a tenacity ``Retrying``/``AsyncRetrying``.
+            fallback: The result if all attempts failed, or a callable that makes it from
+                ``(ctx, error)``. None is a value.
+            deadline: Seconds that all attempts together may take, from the first one's start.
+            cost: Seconds it is expected to take; orders the ready queue.
+
+        Returns:
+            The handle.
+
+        Raises:
+            PlanError: For any value that could not be meant, naming the unit and the value.
+        """
+        binding: Binding = CONTEXT
+        if args is not None or kwargs is not None:
+            binding = ExactBinding(tuple(args or ()), dict(kwargs or {}))
+        return self._declare(
+            fn,
+            () if dependencies is None else dependencies,
+            name,
+            binding,
+            metadata,
+            timeout=timeout,
+            retries=retries,
+            priority=priority,
+            mode=mode,
+            retry=retry,
+            fallback=fallback,
+            deadline=deadline,
+            cost=cost,
+        )
+
+    @overload
+    def unit(self, fn: Callable[..., Coroutine[Any, Any, X]], /) -> QuantumUnit[Any, X]: ...
+    @overload
+    def unit(self, fn: Callable[..., X], /) -> QuantumUnit[Any, X]: ...
+    @overload
+    def unit(
+        self,
+        fn: None = None,
+        /,
+        *,
+        name: str | None = ...,
+        after: After = ...,
+        **options: Any,
+    ) -> Decorator: ...
+    def unit(
+        self,
+        fn: Callable[..., Any] | None = None,
+        /,
+        *,
+        name: str | None = None,
+        after: After = (),
+        **options: Any,
+    ) -> Any:
+        """Declare the decorated function as a unit whose parameters are wired by name.
+
+        A parameter named after a unit gets its result, ``ctx`` the `ExecutionContext`, any other
+        the key of that name of the run's input (or its own default). The decorated name becomes
+        the handle, which can still be called as the plain function.
+
+        Args:
+            fn: The function.
+            name: The unit's name; by default the function's.
+            after: Units that must end first although no parameter takes their result.
+            options: The options of `add_unit`.
+
+        Raises:
+            PlanError: For any value that could not be meant.
+        """
+        if fn is None:
+            return functools.partial(self._decorated, name=name, after=after, **options)
+        return self._decorated(fn, name=name, after=after, **options)
+
+    def _decorated(
+        self,
+        fn: Callable[..., Any],
+        *,
+        name: str | None,
+        after: After,
+        **options: Any,
+    ) -> QuantumUnit[T, R]:
+        unknown = sorted(options.keys() - _OPTIONS)
+        if unknown:
+            raise PlanError(
+                f"unit() has no option {unknown[0]!r}{did_you_mean(unknown[0], _OPTIONS)}"
+            )
+        if name is None:
+            own = getattr(fn, "__name__", "")
+            name = own if own.isidentifier() else None
+        after = [*after, *(options.pop("dependencies", None) or ())]
+        if options.get("args") is not None or options.get("kwargs") is not None:
+            return self.add_unit(fn, after, name, **options)
+        metadata = options.pop("metadata", None)
+        binding = WiredBinding.of(fn, name or self._next_name())
+        return self._declare(fn, after, name, binding, metadata, **options)
+
+    def _declare(
+        self,
+        fn: Callable[..., Any],
+        after: After,
+        name: str | None,
+        binding: Binding,
+        metadata: dict[str, Any] | None,
+        **options: Any,
+    ) -> QuantumUnit[T, R]:
+        if name is None:
+            name = self._next_name()
+        elif not isinstance(name, str) or not name:
+            raise PlanError(f"a unit's name must be a string that is not empty, not {name!r}")
+        if isinstance(fn, QuantumUnit):
+            fn = fn.function
+        if not callable(fn):
+            raise PlanError(f"unit {name!r}: {fn!r} cannot be called")
+        if inspect.isasyncgenfunction(fn):
+            raise PlanError(
+                f"unit {name!r} is an asynchronous generator, and a unit gives one result: collect "
+                "the items in a coroutine function and return the list"
+            )
+        if name in self.units:
+            raise DuplicateUnitError(
+                f"there is a unit {name!r} already: names are what dependencies are declared by"
+            )
+        checked = make_options(name, metadata=metadata, binding=binding, **options)
+        unit: QuantumUnit[T, R] = QuantumUnit(
+            name,
+            fn,
+            self._checked_names(name, after) if after else (),
+            metadata=metadata,
+            options=checked,
+            owner=self,
+        )
+        self.units[name] = unit
+        self._plan = None
+        return unit
+
+    def _next_name(self) -> str:
+        number = len(self.units)
+        while f"unit_{number}" in self.units:
+            number += 1
+        return f"unit_{number}"
+
+    def _checked_names(self, unit: str, after: After) -> After:
+        if isinstance(after, str | QuantumUnit):
+            raise PlanError(f"unit {unit!r}: dependencies must be a list; write [{after!r}]")
+        for dependency in after:
+            if isinstance(dependency, QuantumUnit):
+                if self.units.get(dependency.id) is not dependency:
+                    raise UnknownDependencyError(
+                        f"unit {unit!r} depends on the handle {dependency.id!r}, which belongs to "
+                        "another partitioner: units of one graph must be declared on one"
+                    )
+            elif not isinstance(dependency, str):
+                raise PlanError(
+                    f"unit {unit!r}: a dependency must be a name or a handle, not {dependency!r}"
+                )
+        return tuple(after)
+
+    def use_measured_costs(self, result: RunResult | None = None) -> None:
+        """Take the durations of a run as the `cost` of all units that declare none.
+
+        Plans made from now on are ordered by them. Costs change only when this is called, so that
+        the order of a plan never depends on chance.
+
+        Args:
+            result: The run; by default the last one that ended.
+        """
+        result = result or self.last_result
+        if result is not None:
+            self._measured = {r.name: r.duration for r in result.units.values() if r.duration}
+            self._plan = None
+
+    # -- planning ---------------------------------------------------------------------------
+
+    def build_execution_plan(self) -> ExecutionPlan:
+        """Return the plan of the units declared so far; the same one until units change.
+
+        Raises:
+            PlanError: With all problems: unknown names, circles, units for worker processes that
+                cannot be pickled.
+        """
+        if self._plan is None:
+            mode = self.default_execution_mode
+            for_workers = [u for u in self.units.values() if place_of(u, mode) == PROCESS]
+            problems = unsendable(for_workers) if for_workers else []
+            self._plan = compile_plan(self.units, problems, self._measured)
+        return self._plan
+
+
+_OPTIONS = inspect.signature(Definition.add_unit).parameters.keys() - {"self", "fn", "name"}

@@ -1,0 +1,1 @@
+"""The driver: runs on asyncio what the scheduler of `core` hands out, and reports back."""

@@ -1,0 +1,212 @@
+"""One attempt of one unit: a native task that ends by telling the engine how it went.
+
+An attempt never raises: whatever leaves a unit, SystemExit and KeyboardInterrupt included, is
+reported, or it would leave through the loop. Two shapes:
+
+* `attempt_plain` for a coroutine function without limits: one frame over the unit's own.
+* `attempt_full` for everything else. A time limit is an anyio cancel scope around the work; a
+  unit without one has no scope, and is cancelled natively.
+
+Whose cancellation was it? The engine's, if it asked for one. A time limit's, if the scope caught
+it. Somebody else's, if `task.cancelling()` grew. Else the unit raised CancelledError by itself,
+and failed.
+"""
+
+import asyncio
+import inspect
+import math
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+from typing import Any, Protocol
+
+from anyio import CancelScope, current_time
+
+from quantum_async.core.context import ExecutionContext
+from quantum_async.engine.executors.base import Job
+
+_OURS = ("quantum_async.engine", "anyio.", "asyncio.", "concurrent.futures")
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A moment at which an attempt must be over.
+
+    Attributes:
+        which: ``"timeout"`` or ``"deadline"``.
+        seconds: How long the limit was, as declared.
+        at: When it is reached, by the loop's clock.
+    """
+
+    which: str
+    seconds: float
+    at: float
+
+
+class Reports(Protocol):
+    """What an attempt tells: the engine."""
+
+    def attempt_returned(self, unit: int, value: Any) -> None:
+        """The unit has a result."""
+        ...
+
+    def attempt_raised(self, unit: int, error: BaseException) -> None:
+        """The unit raised."""
+        ...
+
+    def attempt_timed_out(
+        self, unit: int, limit: Limit, job: Job, error: BaseException | None
+    ) -> None:
+        """The unit was stopped by a time limit; `error` is what its clean-up raised."""
+        ...
+
+    def attempt_canceled(self, unit: int, job: Job | None, error: BaseException | None) -> None:
+        """The unit was cancelled; `error` is what its clean-up raised."""
+        ...
+
+    def asked_to_stop(self, unit: int) -> bool:
+        """Whether the engine cancelled this unit."""
+        ...
+
+    def scope_opened(self, unit: int, scope: CancelScope) -> None:
+        """The attempt is to be cancelled through this scope."""
+        ...
+
+
+Work = Callable[[Job], Coroutine[Any, Any, Any]]
+
+
+async def attempt_plain(
+    engine: Reports,
+    unit: int,
+    function: Callable[..., Coroutine[Any, Any, Any]],
+    ctx: ExecutionContext[Any],
+) -> None:
+    """Run a coroutine function that has no limits, as ``function(ctx)``."""
+    try:
+        value = await function(ctx)
+    except BaseException as error:
+        _sort_out(engine, unit, None, error)
+    else:
+        engine.attempt_returned(unit, value)
+
+
+async def attempt_full(
+    engine: Reports, unit: int, job: Job, work: Work, limit: Limit | None
+) -> None:
+    """Run a job where it belongs, within its limit."""
+    if limit is not None:
+        await _attempt_limited(engine, unit, job, work, limit)
+        return
+    try:
+        value = await work(job)
+    except BaseException as error:
+        _sort_out(engine, unit, job, error)
+    else:
+        engine.attempt_returned(unit, value)
+
+
+async def _attempt_limited(engine: Reports, unit: int, job: Job, work: Work, limit: Limit) -> None:
+    task = _current()
+    before = task.cancelling()
+    value: Any = None
+    caught: BaseException | None = None
+    interrupted = False
+    with CancelScope(deadline=limit.at) as scope:
+        engine.scope_opened(unit, scope)
+        if limit.which == "timeout":
+            job.restart_clock = partial(_restart, scope, limit.seconds)
+        try:
+            value = await work(job)
+        except BaseException as error:
+            caught = error
+        # Seen before the scope takes its cancellations back: was one delivered?
+        interrupted = scope.cancel_called and task.cancelling() > before
+    if not interrupted:
+        # A result, or an error, that came in the same tick as the limit: the outcome wins.
+        if caught is None:
+            engine.attempt_returned(unit, value)
+        else:
+            _sort_out(engine, unit, job, caught)
+        return
+    clean_up = None if isinstance(caught, asyncio.CancelledError) else caught
+    if isinstance(clean_up, KeyboardInterrupt):
+        engine.attempt_raised(unit, clean_up)
+    elif not engine.asked_to_stop(unit):
+        # The deadline is the engine's: a unit that swallowed it and returned is late all the same.
+        engine.attempt_timed_out(unit, limit, job, clean_up)
+    elif caught is None:
+        engine.attempt_returned(unit, value)
+    else:
+        engine.attempt_canceled(unit, job, clean_up)
+
+
+def _restart(scope: CancelScope, seconds: float) -> None:
+    scope.deadline = current_time() + seconds
+
+
+def _sort_out(engine: Reports, unit: int, job: Job | None, error: BaseException) -> None:
+    if isinstance(error, asyncio.CancelledError):
+        if engine.asked_to_stop(unit) or _current().cancelling():
+            engine.attempt_canceled(unit, job, None)
+            return
+    elif engine.asked_to_stop(unit) and not isinstance(error, KeyboardInterrupt):
+        # An error in clean-up never goes over the cancellation.
+        engine.attempt_canceled(unit, job, error)
+        return
+    engine.attempt_raised(unit, error)
+
+
+def _current() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    assert task is not None  # attempts are only ever run as tasks
+    return task
+
+
+async def on_loop(job: Job) -> Any:
+    """Run a coroutine function."""
+    return await job()
+
+
+async def inline(job: Job) -> Any:
+    """Run a function right here, for debugging: the loop stands still meanwhile."""
+    return await settled(job())
+
+
+async def settled(value: Any) -> Any:
+    """Return what a plain function returned; a coroutine (from a lambda, say) is awaited."""
+    return await value if inspect.iscoroutine(value) else value
+
+
+def nearest(
+    now: float, timeout: float | None, deadline: float | None, first_start: float
+) -> Limit | None:
+    """Return the limit of an attempt that starts now: its timeout or the unit's deadline.
+
+    Args:
+        now: The loop's time.
+        timeout: Seconds an attempt may take.
+        deadline: Seconds all attempts may take.
+        first_start: When the first attempt started, by the loop's clock.
+    """
+    ends = now + timeout if timeout is not None else math.inf
+    last = first_start + deadline if deadline is not None else math.inf
+    if deadline is not None and last <= ends:
+        return Limit("deadline", deadline, last)
+    return Limit("timeout", timeout, ends) if timeout is not None else None
+
+
+def users_part(traceback: TracebackType | None) -> TracebackType | None:
+    """Return a traceback from the first frame that is not ours or the event library's.
+
+    It is what the user wants to read. It also drops our frames, which hold the run that holds
+    the error: without this, each error would be garbage only a collector can free.
+    """
+    frame = traceback
+    while frame is not None:
+        module = frame.tb_frame.f_globals.get("__name__", "")
+        if not module.startswith(_OURS):
+            return frame
+        frame = frame.tb_next
+    return None

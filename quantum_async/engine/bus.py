@@ -1,0 +1,65 @@
+"""From the engine to those who listen: one list of observers an event type.
+
+An observer is any callable that takes an event. One that has `event_types` gets only those, and
+an event that nobody takes is never made. An observer that raises is dropped, and said so once.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from quantum_async.core.events import EVENT_TYPES, Event
+
+Observer = Callable[[Any], object]
+Complain = Callable[[str, BaseException | None], None]
+
+
+class Bus:
+    """Carries the events of one run.
+
+    Args:
+        observers: Who listens.
+        run_id: The run's name.
+        clock: The run's monotonic clock, in seconds.
+        complain: Takes a sentence about an observer that raised, and its exception.
+    """
+
+    def __init__(
+        self,
+        observers: Iterable[Observer],
+        run_id: str,
+        clock: Callable[[], float],
+        complain: Complain,
+    ) -> None:
+        self._run_id = run_id
+        self._clock = clock
+        self._complain = complain
+        self._seq = 0
+        self._takers: dict[type, list[Observer]] = {}
+        for observer in observers:
+            wanted = getattr(observer, "event_types", None)
+            for kind in EVENT_TYPES if wanted is None else wanted:
+                self._takers.setdefault(kind, []).append(observer)
+
+    def __contains__(self, kind: type) -> bool:
+        """Whether anybody takes this type of event."""
+        return bool(self._takers.get(kind))
+
+    def tell(self, kind: type[Event], *facts: Any) -> None:
+        """Make an event and pass it on, if anybody takes it."""
+        takers = self._takers.get(kind)
+        if not takers:
+            return
+        event = kind(self._run_id, self._seq, self._clock(), time.time(), *facts)
+        self._seq += 1
+        for observer in tuple(takers):
+            try:
+                observer(event)
+            except Exception as error:
+                self._drop(observer, error)
+
+    def _drop(self, observer: Observer, error: BaseException) -> None:
+        for takers in self._takers.values():
+            if observer in takers:
+                takers.remove(observer)
+        self._complain(f"the observer {observer!r} raised and hears no more of this run", error)

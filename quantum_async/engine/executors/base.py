@@ -1,0 +1,56 @@
+"""What the engine asks of a place where units run: little, so that another can take its place."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from quantum_async.core.context import ExecutionContext
+
+
+def _nothing() -> None:
+    """Nobody is to be told."""
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One attempt, ready to be called.
+
+    Attributes:
+        unit: The unit's name.
+        attempt: Which attempt this is, from 1.
+        function: What to call.
+        context: The attempt's context; it is among the arguments if the function takes it.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+        returned: What a place calls, from any thread, when work that outlived its attempt ends.
+        restart_clock: What a place calls when the work begins that it had to prepare for: a worker
+            process is started outside any unit's time limit.
+        late: Whether the work outlived its attempt: it keeps its slot until `returned`.
+    """
+
+    unit: str
+    attempt: int
+    function: Callable[..., Any]
+    context: ExecutionContext[Any]
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    returned: Callable[[], None] = _nothing
+    restart_clock: Callable[[], None] = _nothing
+    late: bool = False
+
+    def __call__(self) -> Any:
+        """Call the function."""
+        return self.function(*self.args, **self.kwargs)
+
+
+class Executor(Protocol):
+    """A place where units run."""
+
+    async def run(self, job: Job) -> Any:
+        """Run a job and return its result.
+
+        When the awaiting task is cancelled, the work must be stopped before the cancellation
+        goes on. A place that cannot stop it sets `job.late` instead, and calls `job.returned`
+        once it has ended.
+        """
+        ...

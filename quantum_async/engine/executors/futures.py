@@ -1,0 +1,54 @@
+"""Units in any `concurrent.futures.Executor` that the user brings along."""
+
+import asyncio
+import concurrent.futures
+from typing import Any
+
+from quantum_async.core.errors import PlanError
+from quantum_async.engine.executors.base import Job
+
+
+class FuturesExecutor:
+    """Runs jobs in a user's executor: threads, processes, or what else has `submit`.
+
+    Args:
+        pool: The user's executor. It is never shut down by us.
+
+    Raises:
+        PlanError: If there is none, it has no `submit`, or it is already shut down.
+    """
+
+    def __init__(self, pool: Any) -> None:
+        if pool is None:
+            raise PlanError(
+                "mode 'custom' needs custom_executor=…, for example a ThreadPoolExecutor"
+            )
+        if not callable(getattr(pool, "submit", None)):
+            raise PlanError(
+                f"custom_executor must be a concurrent.futures.Executor, and {pool!r} has no submit"
+            )
+        try:
+            pool.submit(int).cancel()
+        except RuntimeError as error:
+            raise PlanError(f"custom_executor takes no work: {error}") from error
+        self._pool = pool
+
+    @property
+    def slots(self) -> int | None:
+        """How many jobs the pool runs at once, if it tells."""
+        workers = getattr(self._pool, "_max_workers", None)
+        return workers if isinstance(workers, int) and workers > 0 else None
+
+    async def run(self, job: Job) -> Any:
+        """Run a job in the pool; see `Executor.run`."""
+        future: concurrent.futures.Future[Any] = self._pool.submit(
+            job.function, *job.args, **job.kwargs
+        )
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            # What has not started is taken back; what runs cannot be stopped.
+            job.late = not future.cancel() and not future.done()
+            if job.late:
+                future.add_done_callback(lambda _: job.returned())
+            raise

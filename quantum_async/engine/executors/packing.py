@@ -1,0 +1,139 @@
+"""How functions and exceptions travel between this process and its workers.
+
+cloudpickle sends lambdas, closures and what ``__main__`` defines by value. It sends the functions
+of modules by name; a module that a worker could not import (a test module under pytest's importlib
+mode, one that was made at run time) is found out here, and sent by value too.
+"""
+
+import importlib.machinery
+import io
+import pickle
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from types import FunctionType
+from typing import Any
+
+import cloudpickle
+
+from quantum_async.core.errors import RemoteError, UnpicklableUnitError
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, FunctionType | type) and not _importable(obj.__module__):
+            module = sys.modules.get(obj.__module__)
+            if module is not None:
+                cloudpickle.register_pickle_by_value(module)
+        return super().reducer_override(obj)
+
+
+def dumps(value: Any) -> bytes:
+    """Pickle anything that a worker can unpickle."""
+    buffer = io.BytesIO()
+    _Pickler(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(value)
+    return buffer.getvalue()
+
+
+def pack(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
+    """Pickle a call."""
+    return dumps((function, tuple(args), dict(kwargs)))
+
+
+def unpack_error(content: bytes) -> BaseException:
+    """Return the exception that a worker described, or a `RemoteError` in its place.
+
+    The worker's traceback is in its notes: tracebacks themselves cannot travel.
+    """
+    type_name, message, trace, itself = pickle.loads(content)
+    error: BaseException | None = None
+    if itself is not None:
+        try:
+            error = pickle.loads(itself)
+        except Exception:
+            error = None
+    if error is None:
+        error = RemoteError(type_name, message, trace)
+    error.add_note(f"in the worker process:\n{trace.rstrip()}")
+    return error
+
+
+@lru_cache(maxsize=1024)
+def _importable(name: str | None) -> bool:
+    """Return whether another process that has our `sys.path` would find the same module."""
+    module = sys.modules.get(name or "")
+    if name is None or module is None or name == "__main__":
+        return True  # cloudpickle decides by itself
+    path, spec = None, None
+    parts = name.split(".")
+    for end in range(1, len(parts) + 1):
+        spec = _found(".".join(parts[:end]), path)
+        if spec is None:
+            return False
+        path = spec.submodule_search_locations
+    file = getattr(module, "__file__", None)
+    return spec is None or spec.origin is None or file is None or spec.origin == file
+
+
+def _found(name: str, path: Any) -> importlib.machinery.ModuleSpec | None:
+    for finder in sys.meta_path:
+        spec = finder.find_spec(name, path) if hasattr(finder, "find_spec") else None
+        if spec is not None:
+            return spec
+    return None
+
+
+def check_sendable(unit: str, function: Callable[..., Any], rest: Any = None) -> None:
+    """Refuse a unit that cannot be sent to a worker process.
+
+    Args:
+        unit: Its name.
+        function: What it runs.
+        rest: What else must travel with it.
+
+    Raises:
+        UnpicklableUnitError: With the object inside that is to blame, and what to do.
+    """
+    try:
+        dumps((function, rest))
+    except Exception as error:
+        culprit = next(_culprits(function), None)
+        inside = f"; {culprit}" if culprit else ""
+        raise UnpicklableUnitError(
+            f"unit {unit!r} is to run in a worker process and cannot be sent to one: {error}"
+            f"{inside}. Pass plain data through the input or a dependency, make such objects "
+            "inside the function, or run it with mode='thread'"
+        ) from error
+
+
+def _culprits(function: Callable[..., Any]) -> Iterator[str]:
+    """Say which of a function's variables cannot be pickled."""
+    plain = getattr(function, "__func__", getattr(function, "func", function))
+    owner = getattr(function, "__self__", None)
+    if owner is not None and not _picklable(owner):
+        yield f"the object that it is a method of ({_kind(owner)}) is to blame"
+    code = getattr(plain, "__code__", None)
+    if code is None:
+        return
+    for name, cell in zip(code.co_freevars, plain.__closure__ or (), strict=True):
+        value = cell.cell_contents
+        if not _picklable(value):
+            yield f"its variable {name!r} ({_kind(value)}) is to blame"
+    for value in (*(plain.__defaults__ or ()), *(plain.__kwdefaults__ or {}).values()):
+        if not _picklable(value):
+            yield f"a default value of its ({_kind(value)}) is to blame"
+    for name in code.co_names:
+        if name in plain.__globals__ and not _picklable(plain.__globals__[name]):
+            yield f"the global {name!r} that it uses ({_kind(plain.__globals__[name])}) is to blame"
+
+
+def _picklable(value: Any) -> bool:
+    try:
+        dumps(value)
+    except Exception:
+        return False
+    return True
+
+
+def _kind(value: Any) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")

@@ -1,0 +1,318 @@
+"""CPU-bound units in worker processes, through `anyio.to_process`. This is the pool's side.
+
+anyio starts the workers, talks to them and ends them with the loop. What it does not do is done
+here and in `worker`:
+
+* A call is never cancelled, because that leaks a starting worker or leaves an answer behind: it
+  runs in a task of the pool's own. To stop a unit, its call is forbidden on the `Board`; if it has
+  begun, the process that the board names is killed, with its children.
+* Each answer carries its call's number. Another number kills the worker and is an error.
+* A worker that dies is a `WorkerCrashedError` with its exit code or signal. A call that had not
+  begun is sent again, silently.
+* Workers are started before they are needed and outside any unit's time limit.
+
+One pool serves all runs of an event loop, and ends with it.
+"""
+
+import asyncio
+import math
+import os
+import pickle
+import signal
+import sys
+import threading
+from collections.abc import AsyncGenerator, Coroutine, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import Context
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, ClassVar, TypeVar
+from weakref import WeakKeyDictionary
+
+from anyio import BrokenWorkerProcess, CancelScope, CapacityLimiter, to_process
+from anyio.abc import Process
+
+from quantum_async.core.errors import InternalError, WorkerCrashedError
+from quantum_async.engine.executors import worker
+from quantum_async.engine.executors.base import Job
+from quantum_async.engine.executors.board import Board
+from quantum_async.engine.executors.packing import pack, unpack_error
+
+T = TypeVar("T")
+
+_MOST_CALLS = 1024  # slots on the board: calls under way at once
+_TRIES = 3  # of a call whose worker died before it began
+# How anyio says that a worker is gone: when it answers nothing, and when it was gone already.
+_DEAD = (BrokenWorkerProcess, ProcessLookupError, BrokenPipeError)
+
+
+@dataclass(frozen=True, slots=True)
+class _Crash:
+    """A call whose worker died: whether it had begun, and how the worker ended if that is known."""
+
+    begun: bool
+    how: str
+
+
+class WorkerPool:
+    """The worker processes of one event loop."""
+
+    _pools: ClassVar["WeakKeyDictionary[asyncio.AbstractEventLoop, WorkerPool]"] = (
+        WeakKeyDictionary()
+    )
+
+    def __init__(self) -> None:
+        self._board = Board.create(_MOST_CALLS)
+        self._free_slots = list(range(_MOST_CALLS))
+        self._numbers = count(1)
+        self._limiter = CapacityLimiter(math.inf)  # the slots are the scheduler's
+        self._starting = asyncio.Lock()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._workers: dict[int, Process | None] = {}
+        self._start_error: Exception | None = None
+        self._closer: AsyncGenerator[None, None] | None = None
+
+    @classmethod
+    async def of_running_loop(cls) -> "WorkerPool":
+        """Return the pool of the running event loop; make it if there is none."""
+        loop = asyncio.get_running_loop()
+        pool = cls._pools.get(loop)
+        if pool is None:
+            pool = cls._pools[loop] = cls()
+            # Event loops finalise asynchronous generators when they shut down: the one hook
+            # for "when the loop ends" that needs no task.
+            pool._closer = pool._until_loop_ends(loop)
+            await anext(pool._closer)
+        return pool
+
+    async def _until_loop_ends(self, loop: asyncio.AbstractEventLoop) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            self._pools.pop(loop, None)
+            self._board.close()
+
+    # -- workers ----------------------------------------------------------------------------
+
+    @property
+    def _busy(self) -> int:
+        return _MOST_CALLS - len(self._free_slots)
+
+    def warming(self, workers: int) -> "asyncio.Task[None]":
+        """Start workers until there are `workers`, in a task that is not to be cancelled."""
+        return self._own(self._warm(workers))
+
+    async def _warm(self, workers: int) -> None:
+        async with self._starting:
+            missing = workers - len(self._workers)
+            if missing > 0:
+                # anyio gives a call an idle worker if it has one: those must be taken too.
+                idle = max(0, len(self._workers) - self._busy)
+                await asyncio.gather(*(self._hello() for _ in range(idle + missing)))
+
+    async def _hello(self) -> None:
+        try:
+            with _main_module_hidden():
+                pid = await to_process.run_sync(
+                    worker.hello, self._board.path, limiter=self._limiter
+                )
+        except Exception as error:
+            # Nobody waits for this worker yet. The unit that needs one tries again, and tells
+            # why if that fails too.
+            self._start_error = error
+            return
+        self._workers[pid] = _anyio_process(pid)
+
+    def _own(self, coroutine: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+        """Run a coroutine as the pool's own task, outside all scopes and contexts of units."""
+        task = asyncio.get_running_loop().create_task(coroutine, context=Context())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    # -- calls ------------------------------------------------------------------------------
+
+    async def call(self, job: Job) -> Any:
+        """Run a job in a worker and return its result; see `Executor.run`."""
+        blob = pack(job.function, job.args, job.kwargs)
+        for _ in range(_TRIES):
+            if len(self._workers) <= self._busy:
+                await asyncio.shield(self.warming(self._busy + 1))
+                if len(self._workers) <= self._busy:
+                    continue
+            outcome = await self._one_call(job, blob)
+            if not isinstance(outcome, _Crash):
+                return _opened(job, *outcome)
+            if outcome.begun:
+                raise _crashed(job, outcome.how)
+        raise WorkerCrashedError(
+            f"no worker process lived long enough to start unit {job.unit!r}: workers die at "
+            "start-up, probably because this environment cannot start Python processes",
+            job.unit,
+            "before it started",
+        ) from self._start_error
+
+    async def _one_call(self, job: Job, blob: bytes) -> "tuple[str, bytes] | _Crash":
+        slot, number = self._free_slots.pop(), next(self._numbers)
+        self._board.announce(slot, number)
+        task = self._own(self._send(slot, number, blob))
+        job.restart_clock()
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self._stop(slot, number)
+            with CancelScope(shield=True):
+                await asyncio.wait([task])
+            raise
+        finally:
+            self._free_slots.append(slot)
+
+    async def _send(self, slot: int, number: int, blob: bytes) -> "tuple[str, bytes] | _Crash":
+        try:
+            answered, pid, how, content = await to_process.run_sync(
+                worker.call, self._board.path, slot, number, blob, limiter=self._limiter
+            )
+        except _DEAD:
+            pid = self._board.process(slot, number)
+            process = self._workers.pop(pid, None)
+            if not pid:
+                self._forget_dead()
+            return _Crash(self._board.has_begun(slot, number), _how_it_ended(process))
+        if answered != number:
+            _kill(pid)
+            raise InternalError(f"worker {pid} answered call {answered} when asked {number}")
+        if pid not in self._workers:
+            self._workers[pid] = _anyio_process(pid)
+        return how, content
+
+    def _forget_dead(self) -> None:
+        """A worker died while it was idle; anyio does not say which."""
+        for pid, process in list(self._workers.items()):
+            if process is None or process.returncode is not None:
+                del self._workers[pid]
+
+    def _stop(self, slot: int, number: int) -> None:
+        self._board.forbid(slot, number)
+        pid = self._board.process(slot, number)
+        if pid:
+            _kill(pid)
+
+
+class ProcessExecutor:
+    """Runs the jobs of one run in the worker processes of its event loop.
+
+    Args:
+        workers: How many workers to have ready.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._warming: asyncio.Task[None] | None = None
+
+    def begin(self, run: object) -> None:
+        """Start the workers, beside what else the run does first."""
+        self._warming = asyncio.get_running_loop().create_task(self._warm(), context=Context())
+
+    async def _warm(self) -> None:
+        await (await WorkerPool.of_running_loop()).warming(self._workers)
+
+    async def end(self) -> None:
+        """Wait until no worker of this run is half started."""
+        if self._warming is not None:
+            await self._warming
+
+    async def run(self, job: Job) -> Any:
+        """Run a job in a worker process; see `Executor.run`."""
+        pool = await WorkerPool.of_running_loop()
+        return await pool.call(job)
+
+
+def _opened(job: Job, how: str, content: bytes) -> Any:
+    """Return the result in an answer, or raise what it tells of."""
+    if how == worker.RETURNED:
+        return pickle.loads(content)
+    error = unpack_error(content)
+    if how == worker.UNLOADABLE:
+        error.add_note(
+            f"raised in the worker process while unit {job.unit!r} was unpickled there, before "
+            "it started"
+        )
+    elif how == worker.UNSENDABLE:
+        error.add_note(
+            f"raised in the worker process while the result of unit {job.unit!r} was pickled: "
+            "return plain data, or run the unit with mode='thread'"
+        )
+    raise error
+
+
+def _crashed(job: Job, how: str) -> WorkerCrashedError:
+    hint = ""
+    if how == "SIGKILL":
+        hint = "; nobody here killed it: perhaps the machine ran out of memory"
+    elif how.startswith("exit code"):
+        hint = "; the unit, or a library that it calls, ended the process"
+    return WorkerCrashedError(
+        f"the worker process of unit {job.unit!r} died while it ran (attempt {job.attempt}): "
+        f"{how or 'it is not known how'}{hint}",
+        job.unit,
+        how,
+    )
+
+
+def _how_it_ended(process: Process | None) -> str:
+    code = None if process is None else process.returncode
+    if code is None:
+        return ""
+    if code >= 0:
+        return f"exit code {code}"
+    with suppress(ValueError):
+        return signal.Signals(-code).name
+    return f"signal {-code}"
+
+
+def _anyio_process(pid: int) -> Process | None:
+    """Return anyio's own object for a worker, which knows its exit status.
+
+    It is not public, so that it may be gone tomorrow: then crashes have no exit code.
+    """
+    with suppress(Exception):
+        for process in to_process._process_pool_workers.get():
+            if process.pid == pid:
+                return process
+    return None
+
+
+def _kill(pid: int) -> None:
+    """Kill a worker, and the children it has started: it leads a process group of its own."""
+    with suppress(ProcessLookupError, PermissionError):
+        if hasattr(os, "killpg"):
+            os.killpg(pid, signal.SIGKILL)
+        else:
+            os.kill(pid, signal.SIGTERM)
+
+
+_hiding = 0
+_hidden_file: Any = None
+_hiding_lock = threading.Lock()
+
+
+@contextmanager
+def _main_module_hidden() -> Iterator[None]:
+    """Keep anyio from running the user's script again in the worker.
+
+    It tells each new worker where ``__main__`` is, and the worker runs that file: an unguarded
+    script would run twice. What ``__main__`` defines is sent by value instead.
+    """
+    global _hiding, _hidden_file
+    main = sys.modules["__main__"]
+    with _hiding_lock:
+        _hiding += 1
+        if _hiding == 1:
+            _hidden_file = main.__dict__.pop("__file__", None)
+    try:
+        yield
+    finally:
+        with _hiding_lock:
+            _hiding -= 1
+            if not _hiding and _hidden_file is not None:
+                main.__dict__["__file__"] = _hidden_file

@@ -1,0 +1,152 @@
+"""What happened in one run: one column a fact, one row a unit.
+
+Rows are written by the engine alone. `RunResult` reads them and makes `UnitRecord`s when they are
+asked for: a run of a million units pays for the columns, not for a million records.
+"""
+
+from array import array
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from quantum_async.core.plan import ExecutionPlan
+from quantum_async.core.record import UnitRecord
+from quantum_async.core.scheduler import (
+    CANCELED,
+    FAILED,
+    OUTSIDE,
+    SKIPPED,
+    TIMEOUT,
+    Scheduler,
+)
+from quantum_async.core.states import UnitState
+
+
+class _Nothing:
+    """The absence of a result: None is a value that a unit may return."""
+
+    def __repr__(self) -> str:
+        return "<no result>"
+
+    def __reduce__(self) -> str:
+        return "NOTHING"
+
+
+NOTHING = _Nothing()
+
+
+@dataclass(slots=True)
+class Ledger:
+    """The columns of one run. Times are seconds of the run's monotonic clock.
+
+    Attributes:
+        plan: The plan that ran.
+        scheduler: Whose `phase` is the column of states.
+        run_id: The run's name.
+        wall: Seconds since the epoch when the run started.
+        began: When the run started.
+        ended: When it ended.
+        where: Name of each lane: where its units run.
+        results: Result of each unit, `NOTHING` where there is none.
+        errors: Exception of the last attempt, of the units that have one.
+        attempts: How many attempts each unit started.
+        starts: When each unit's first attempt started.
+        ends: When each unit ended.
+        ran_on: Where a unit ran, if its lane does not say it.
+        fallbacks: Units whose result is their fallback.
+        roots: For each skipped unit the failed unit that is to blame.
+        causes: Why a unit ended, where nothing else says it.
+        stop_cause: Why the run was stopped; None if it ran to its end.
+        metrics: What units recorded.
+        lost: Seconds spent in attempts that were repeated, and in back-off.
+    """
+
+    plan: ExecutionPlan
+    scheduler: Scheduler
+    run_id: str
+    wall: float
+    began: float
+    where: tuple[str, ...]
+    ended: float = 0.0
+    results: list[Any] = field(init=False)
+    errors: dict[int, BaseException] = field(default_factory=dict)
+    attempts: "array[int]" = field(init=False)
+    starts: "array[float]" = field(init=False)
+    ends: "array[float]" = field(init=False)
+    ran_on: dict[int, str] = field(default_factory=dict)
+    fallbacks: set[int] = field(default_factory=set)
+    roots: dict[int, int] = field(default_factory=dict)
+    causes: dict[int, str] = field(default_factory=dict)
+    stop_cause: str | None = None
+    metrics: dict[str, Any] = field(default_factory=dict)
+    lost: float = 0.0
+
+    def __post_init__(self) -> None:
+        count = self.plan.unit_count
+        self.results = [NOTHING] * count
+        self.attempts = array("I", bytes(4 * count))
+        self.starts = array("d", bytes(8 * count))
+        self.ends = array("d", bytes(8 * count))
+
+    def give(self, values: Mapping[int, Any]) -> None:
+        """Write the results that were known before the run."""
+        for unit, value in values.items():
+            self.results[unit] = value
+            self.ran_on[unit] = "given"
+
+    def in_run(self, unit: int) -> bool:
+        """Return whether the unit is part of this run."""
+        return self.scheduler.phase[unit] != OUTSIDE
+
+    def ready_at(self, unit: int) -> float:
+        """Return when the unit's last dependency ended; the run's start if it has none."""
+        ends = self.ends
+        return max((ends[above] for above in self.plan.edges_up[unit]), default=0.0) or self.began
+
+    def record(self, unit: int) -> UnitRecord:
+        """Return a unit's row as a record."""
+        scheduler, name = self.scheduler, self.plan.names[unit]
+        attempts, ended = self.attempts[unit], self.ends[unit]
+        started = self.starts[unit] if attempts else None
+        result = self.results[unit]
+        return UnitRecord(
+            name=name,
+            state=scheduler.state(unit),
+            result=None if result is NOTHING else result,
+            error=self.errors.get(unit),
+            attempts=attempts,
+            started_at=None if started is None else self._wall(started),
+            ended_at=self._wall(ended) if ended else None,
+            duration=ended - started if started is not None and ended else None,
+            waited=None if started is None else max(0.0, started - self.ready_at(unit)),
+            ran_on=self.ran_on.get(unit)
+            or (self.where[scheduler.lanes[unit]] if attempts else None),
+            fallback_used=unit in self.fallbacks,
+            cause=self.cause(unit),
+        )
+
+    def cause(self, unit: int) -> str | None:
+        """Return why a unit ended, where its state alone does not say it."""
+        phase = self.scheduler.phase[unit]
+        if phase == SKIPPED and unit in self.roots:
+            root = self.roots[unit]
+            how = self.scheduler.state(root).value
+            return f"{self.plan.names[root]!r} {_ENDED.get(how, how)}"
+        cause = self.causes.get(unit)
+        if cause is None and phase == CANCELED:
+            return self.stop_cause
+        return cause
+
+    @property
+    def failed(self) -> list[int]:
+        """Units that failed or timed out, in plan order."""
+        phase = self.scheduler.phase
+        if FAILED not in phase and TIMEOUT not in phase:
+            return []
+        return [unit for unit in self.plan.order if phase[unit] in (FAILED, TIMEOUT)]
+
+    def _wall(self, moment: float) -> float:
+        return self.wall + (moment - self.began)
+
+
+_ENDED = {UnitState.TIMEOUT.value: "timed out", UnitState.CANCELED.value: "was canceled"}

@@ -1,0 +1,358 @@
+"""What the end of an attempt means: a result, another attempt, a fallback, a failure.
+
+Attempts report here. Each report books the outcome in scheduler and ledger at once, tells it to
+those who listen, and leaves the starting of successors to the driver.
+
+The order of recourse: a retry if the policy grants one and the deadline leaves room for its
+wait; then the fallback; then the failure, which under FAIL_FAST stops the run.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+from anyio import CancelScope, to_thread
+
+from quantum_async.core.context import ExecutionContext, MissingKeyError
+from quantum_async.core.errors import UndeclaredDependencyError, UnitTimeoutError
+from quantum_async.core.events import (
+    UnitCanceled,
+    UnitCompleted,
+    UnitFailed,
+    UnitRetrying,
+    UnitSkipped,
+    UnitTimedOut,
+)
+from quantum_async.core.retry import given_up_on
+from quantum_async.core.scheduler import CANCELED, FAILED, TIMEOUT
+from quantum_async.core.states import FailurePolicy
+from quantum_async.core.unit import NO_FALLBACK, is_coroutine_function
+from quantum_async.engine.attempt import Limit, settled, users_part
+from quantum_async.engine.executors.base import Job
+from quantum_async.engine.ledger import NOTHING
+from quantum_async.engine.setup import Setup
+
+_LATE = "its thread cannot be stopped and is still running"
+
+
+class Driver(Protocol):
+    """What the outcome of an attempt asks of the engine."""
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the run is being stopped."""
+        ...
+
+    def ended(self, unit: int) -> None:
+        """The unit's attempt is over."""
+        ...
+
+    def wake_later(self, unit: int, seconds: float) -> None:
+        """Make the unit ready again after its back-off."""
+        ...
+
+    def seconds_left(self, unit: int) -> float:
+        """Return seconds to the unit's own deadline; infinite without one."""
+        ...
+
+    def spawn(self, unit: int, coroutine: Coroutine[Any, Any, None], purpose: str) -> None:
+        """Run a coroutine as the unit's task."""
+        ...
+
+    def stop(self, cause: str) -> None:
+        """Cancel what runs, and let nothing start any more."""
+        ...
+
+    def interrupt(self, error: BaseException) -> None:
+        """Stop the run, and raise `error` from it."""
+        ...
+
+    def asked_to_stop(self, unit: int) -> bool:
+        """Whether the engine cancelled this unit."""
+        ...
+
+    def scope_opened(self, unit: int, scope: CancelScope) -> None:
+        """The attempt is to be cancelled through this scope."""
+        ...
+
+
+class Outcomes:
+    """Books how attempts ended.
+
+    Args:
+        setup: All that the run is made of.
+        driver: The engine.
+    """
+
+    def __init__(self, setup: Setup, driver: Driver) -> None:
+        self._setup = setup
+        self._driver = driver
+        self._scheduler = setup.scheduler
+        self._ledger = setup.ledger
+        self._handles = setup.plan.handles
+        self._names = setup.plan.names
+        self._clock = setup.clock
+        self._late: set[Job] = set()
+        self._consumers: list[int] | None = None
+        if setup.keep is not None:
+            self._consumers = [len(below) for below in setup.plan.edges_down]
+        self._tells_end = UnitCompleted in setup.bus
+        self.asked_to_stop = driver.asked_to_stop
+        self.scope_opened = driver.scope_opened
+
+    @property
+    def late(self) -> int:
+        """How many threads run on although their unit has ended: each keeps its slot."""
+        return len(self._late)
+
+    # -- reports of attempts ----------------------------------------------------------------
+
+    def attempt_returned(self, unit: int, value: Any) -> None:
+        """The unit has a result, unless its policy turns the value down."""
+        policy = self._handles[unit].options.retry
+        if policy is not None:
+            attempt = self._ledger.attempts[unit]
+            try:
+                again = policy.wants_again(attempt, value, self._elapsed(unit))
+            except Exception as error:
+                self.attempt_raised(unit, error)
+                return
+            if again and not self._retried(unit, None, None, value=value):
+                self._failed(unit, given_up_on(attempt, value), FAILED, None)
+            if again:
+                return
+        self._completed(unit, value)
+
+    def attempt_raised(self, unit: int, error: BaseException) -> None:
+        """The unit raised; the traceback is cut to the user's own part."""
+        error.__traceback__ = users_part(error.__traceback__)
+        if isinstance(error, MissingKeyError) and self._setup.view.is_unit(error.name):
+            # Only a worker process has to guess: it knows what was declared, not what was not.
+            error = UndeclaredDependencyError(
+                f"unit {self._names[unit]!r} read the result of {error.name!r} without depending "
+                f"on it: add {error.name!r} to its dependencies"
+            )
+        if isinstance(error, KeyboardInterrupt):
+            self._ledger.errors[unit] = error
+            self._ended_badly(unit, error, FAILED, None, self._where(unit))
+            self._driver.interrupt(error)
+        else:
+            self._failed(unit, error, FAILED, None)
+
+    def attempt_timed_out(
+        self, unit: int, limit: Limit, job: Job, error: BaseException | None
+    ) -> None:
+        """The unit was stopped by a time limit."""
+        timeout = self._timeout_error(unit, limit)
+        if error is not None:
+            timeout.__context__ = error
+            self._setup.complain(
+                f"{self._names[unit]!r} raised while it was being stopped by its time limit", error
+            )
+        self._failed(unit, timeout, TIMEOUT, job)
+
+    def attempt_canceled(self, unit: int, job: Job | None, error: BaseException | None) -> None:
+        """The unit was cancelled by the run or from outside."""
+        if error is not None:
+            error.__traceback__ = users_part(error.__traceback__)
+            self._ledger.errors[unit] = error
+            self._setup.complain(f"{self._names[unit]!r} raised while it was cancelled", error)
+        cause = self._ledger.stop_cause or "cancelled from outside the run"
+        self._ledger.causes[unit] = f"{cause}; {_LATE}" if job and job.late else cause
+        self._lost(unit, CANCELED, job)
+        self._setup.bus.tell(UnitCanceled, *self._who(unit), cause)
+
+    # -- what the engine itself finds -------------------------------------------------------
+
+    def deadline_passed(self, unit: int) -> None:
+        """The unit's deadline came while it was waiting for another attempt."""
+        options = self._handles[unit].options
+        assert options.deadline is not None  # only such units are watched
+        self._ledger.ends[unit] = self._clock()
+        self._ledger.errors[unit] = error = self._timeout_error(
+            unit, Limit("deadline", options.deadline, 0.0)
+        )
+        self._scheduler.give_up(unit)
+        self._setup.bus.tell(UnitTimedOut, *self._who(unit), error, self._elapsed(unit))
+        self._released(unit)
+
+    def skipped(self, unit: int, root: int) -> None:
+        """The unit will not run, because `root` failed."""
+        self._ledger.roots[unit] = root
+        self._ledger.ends[unit] = self._clock()
+        self._setup.bus.tell(UnitSkipped, *self._who(unit), self._names[root])
+        self._released(unit)
+
+    def thread_returned(self, job: Job, lane: int) -> bool:
+        """Work that outlived its attempt has ended; return whether a slot became free."""
+        job.late = False
+        if job not in self._late:
+            return False
+        self._late.discard(job)
+        self._scheduler.free_slot(lane)
+        return True
+
+    # -- the means of recourse --------------------------------------------------------------
+
+    def _failed(self, unit: int, error: BaseException, phase: int, job: Job | None) -> None:
+        """The attempt has no result: retry, fallback or failure, in this order."""
+        self._ledger.errors[unit] = error
+        if self._retried(unit, error, job):
+            return
+        fallback = self._handles[unit].options.fallback
+        if fallback is NO_FALLBACK or self._driver.stopping:
+            self._ended_badly(unit, error, phase, job, self._where(unit))
+        elif not callable(fallback):
+            self._fell_back(unit, fallback, job)
+        else:
+            self._driver.ended(unit)
+            self._driver.spawn(unit, self._call_fallback(unit, fallback, error, job), "fallback")
+
+    def _ended_badly(
+        self, unit: int, error: BaseException, phase: int, job: Job | None, note: str
+    ) -> None:
+        self._lost(unit, phase, job)
+        if job is not None and job.late:
+            self._ledger.causes[unit] = _LATE
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
+        kind = UnitTimedOut if phase == TIMEOUT else UnitFailed
+        self._setup.bus.tell(kind, *self._who(unit), error, self._elapsed(unit))
+        if self._setup.policy is FailurePolicy.FAIL_FAST:
+            self._driver.stop(f"{self._names[unit]!r} failed and the policy is fail_fast")
+
+    def _retried(
+        self, unit: int, error: BaseException | None, job: Job | None, value: object = None
+    ) -> bool:
+        policy = self._handles[unit].options.retry
+        if policy is None or self._driver.stopping:
+            return False
+        attempt = self._ledger.attempts[unit]
+        try:
+            wait = policy.next_wait(attempt, error=error, value=value, elapsed=self._elapsed(unit))
+        except Exception as broken:
+            self._setup.complain(f"the retry policy of {self._names[unit]!r} raised", broken)
+            return False
+        if wait is None or wait >= self._driver.seconds_left(unit):
+            return False
+        self._driver.ended(unit)
+        self._scheduler.retry(unit, keeps_slot=self._keeps_slot(job))
+        if error is not None:
+            # A repeated attempt's frames hold its data; nobody will read this traceback.
+            error.__traceback__ = None
+        self._ledger.lost += wait
+        self._setup.bus.tell(UnitRetrying, *self._who(unit), error, wait)
+        self._driver.wake_later(unit, wait)
+        return True
+
+    async def _call_fallback(
+        self, unit: int, fallback: Callable[..., Any], error: BaseException, job: Job | None
+    ) -> None:
+        ctx = ExecutionContext.of(self._setup.view, unit, self._ledger.attempts[unit])
+        try:
+            if is_coroutine_function(fallback):
+                value = await fallback(ctx, error)
+            else:
+                # A plain function is never run on the loop.
+                value = await settled(await to_thread.run_sync(fallback, ctx, error))
+        except BaseException as broken:
+            if isinstance(broken, asyncio.CancelledError) and self.asked_to_stop(unit):
+                self.attempt_canceled(unit, job, None)
+                return
+            broken.__traceback__ = users_part(broken.__traceback__)
+            self._ledger.errors[unit] = broken
+            note = f"raised by the fallback of unit {self._names[unit]!r}"
+            self._ended_badly(unit, broken, FAILED, job, note)
+        else:
+            self._fell_back(unit, value, job)
+
+    def _fell_back(self, unit: int, value: Any, job: Job | None) -> None:
+        self._ledger.fallbacks.add(unit)
+        self._completed(unit, value, job)
+
+    # -- the ends ---------------------------------------------------------------------------
+
+    def _completed(self, unit: int, value: Any, job: Job | None = None) -> None:
+        ledger = self._ledger
+        ledger.results[unit] = value
+        ledger.ends[unit] = self._clock()
+        error = None
+        if unit in ledger.errors:
+            # What a later attempt made good is over; what a fallback stands for is kept.
+            error = ledger.errors[unit] if unit in ledger.fallbacks else ledger.errors.pop(unit)
+        self._scheduler.complete(unit, keeps_slot=self._keeps_slot(job))
+        if self._tells_end:
+            where = self._where_ran(unit)
+            shown = error if unit in ledger.fallbacks else None
+            took = self._elapsed(unit)
+            self._setup.bus.tell(UnitCompleted, *self._who(unit), value, where, took, shown)
+        if self._consumers is not None:
+            self._released(unit)
+        self._driver.ended(unit)
+
+    def _lost(self, unit: int, phase: int, job: Job | None) -> None:
+        """The unit ends without a result."""
+        self._ledger.ends[unit] = self._clock()
+        self._scheduler.fail(unit, phase, keeps_slot=self._keeps_slot(job))
+        self._released(unit)
+        self._driver.ended(unit)
+
+    def _keeps_slot(self, job: Job | None) -> bool:
+        if job is None or not job.late:
+            return False
+        self._late.add(job)
+        return True
+
+    def _released(self, unit: int) -> None:
+        """Let go of results that nobody needs any more."""
+        if self._consumers is None:
+            return
+        keep = self._setup.keep or frozenset()
+        for above in self._setup.plan.edges_up[unit]:
+            self._consumers[above] -= 1
+            if not self._consumers[above] and above not in keep:
+                self._ledger.results[above] = NOTHING
+        if not self._consumers[unit] and unit not in keep:
+            self._ledger.results[unit] = NOTHING
+
+    # -- words ------------------------------------------------------------------------------
+
+    def _elapsed(self, unit: int) -> float:
+        return self._clock() - self._ledger.starts[unit]
+
+    def _who(self, unit: int) -> tuple[str, int]:
+        return self._names[unit], self._ledger.attempts[unit]
+
+    def _where_ran(self, unit: int) -> str:
+        ledger = self._ledger
+        return ledger.ran_on.get(unit) or ledger.where[self._scheduler.lanes[unit]]
+
+    def _where(self, unit: int) -> str:
+        name, attempt = self._who(unit)
+        return f"in unit {name!r}, attempt {attempt}, {_PLACES[self._where_ran(unit)]}"
+
+    def _timeout_error(self, unit: int, limit: Limit) -> UnitTimeoutError:
+        name, attempt = self._who(unit)
+        what = (
+            f"attempt {attempt} took longer than its timeout"
+            if limit.which == "timeout"
+            else f"its {attempt} attempts took longer than its deadline"
+        )
+        return UnitTimeoutError(
+            f"unit {name!r} was stopped: {what} of {limit.seconds:g} s; allow more, or make it "
+            "do less",
+            name,
+            attempt,
+            limit.seconds,
+            limit.which,
+        )
+
+
+_PLACES = {
+    "loop": "on the event loop",
+    "thread": "in a thread",
+    "process": "in a worker process",
+    "custom": "in the custom executor",
+    "inline": "inline",
+    "cache": "out of the cache",
+}

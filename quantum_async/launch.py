@@ -1,0 +1,315 @@
+"""From a plan and a call of `run` to all that the engine needs; bad input is refused on the way."""
+
+import os
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from quantum_async.core import graph
+from quantum_async.core.binding import Handle, WiredBinding
+from quantum_async.core.errors import (
+    DuplicateUnitError,
+    MissingInputError,
+    PlanError,
+    did_you_mean,
+)
+from quantum_async.core.plan import ExecutionPlan, Unit
+from quantum_async.core.scheduler import Scheduler
+from quantum_async.core.states import ExecutionMode, FailurePolicy, Strategy, UnitState
+from quantum_async.core.unit import check_number
+from quantum_async.engine.adaptive import Governor
+from quantum_async.engine.attempt import Work, inline, on_loop, settled
+from quantum_async.engine.bus import Bus, Observer
+from quantum_async.engine.executors import Executor, Job
+from quantum_async.engine.executors.futures import FuturesExecutor
+from quantum_async.engine.executors.thread import ThreadExecutor
+from quantum_async.engine.ledger import Ledger
+from quantum_async.engine.placement import (
+    CUSTOM,
+    INLINE,
+    LOOP,
+    PROCESS,
+    THREAD,
+    Placement,
+    place_units,
+    slots_of,
+)
+from quantum_async.engine.setup import Around, Companion, Setup
+from quantum_async.engine.view import View
+from quantum_async.observe.log import complain, context_binder
+from quantum_async.result import RunResult
+from quantum_async.tuning import usable_cpus
+
+Names = Iterable["str | Handle"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """What a call of `run` asks for; see `QuantumPartitioner.run`."""
+
+    input: Any
+    mode: ExecutionMode
+    max_workers: int | None
+    custom_executor: Any
+    strategy: Strategy
+    failure_policy: FailurePolicy
+    timeout: float | None
+    targets: "Names | str | Handle | None"
+    overrides: Mapping[Any, Any] | None
+    resume_from: Any
+    keep: "Names | str | Handle"
+    observers: Sequence[Observer]
+    run_id: str | None
+    partitioner: str
+    around: Callable[[Unit], Around | None] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which units a run is about.
+
+    Attributes:
+        given: Results that are known before the run, by unit number.
+        outside: Units that are not part of the run.
+        keep: Units whose results are kept; None for all.
+    """
+
+    given: Mapping[int, Any]
+    outside: Collection[int]
+    keep: frozenset[int] | None
+
+
+def prepare(plan: ExecutionPlan, request: RunRequest) -> Setup:
+    """Check a request against a plan, and put together what the engine needs.
+
+    Raises:
+        PlanError: With every problem found; nothing has been started then.
+    """
+    scope = _scope(plan, request)
+    placement = place_units(plan, request.mode, request.strategy)
+    _check_input(plan, request, scope)
+    executors, companions = _executors(plan, request, placement, scope)
+    custom = executors.get(CUSTOM)
+    cpus = usable_cpus()
+    sequential = request.mode is ExecutionMode.SEQUENTIAL
+    scheduler = Scheduler(
+        plan,
+        plan.sequence if sequential else plan.ranking(request.strategy),
+        lanes=placement.lanes,
+        slots=slots_of(
+            placement,
+            cpus=cpus,
+            max_workers=request.max_workers,
+            custom_slots=custom.slots if isinstance(custom, FuturesExecutor) else None,
+            strategy=request.strategy,
+        ),
+        max_running=1 if sequential else request.max_workers,
+        given=scope.given,
+        outside=scope.outside,
+    )
+    if request.strategy is Strategy.ADAPTIVE and not sequential:
+        companions.append(Governor(scheduler, cpus, request.max_workers))
+    clock = time.perf_counter
+    run_id = request.run_id or os.urandom(6).hex()
+    ledger = Ledger(plan, scheduler, run_id, time.time(), clock(), placement.places)
+    ledger.give(scope.given)
+    return Setup(
+        plan=plan,
+        scheduler=scheduler,
+        ledger=ledger,
+        view=View(
+            plan,
+            ledger.results,
+            input=request.input,
+            metrics=ledger.metrics,
+            environment=_environment(request, run_id),
+            run_id=run_id,
+        ),
+        bus=Bus(request.observers, run_id, clock, complain),
+        places=[_work(place, executors) for place in placement.places],
+        clock=clock,
+        policy=request.failure_policy,
+        complain=complain,
+        timeout=request.timeout,
+        keep=scope.keep,
+        around=request.around,
+        bind=context_binder(run_id),
+        companions=companions,
+    )
+
+
+def _environment(request: RunRequest, run_id: str) -> Mapping[str, Any]:
+    return {
+        "partitioner": request.partitioner,
+        "run_id": run_id,
+        "mode": request.mode.value,
+        "strategy": request.strategy.value,
+        "max_workers": request.max_workers,
+    }
+
+
+# -- where units run ------------------------------------------------------------------------------
+
+
+def _executors(
+    plan: ExecutionPlan, request: RunRequest, placement: Placement, scope: Scope
+) -> tuple[dict[str, Executor], list[Companion]]:
+    executors: dict[str, Executor] = {}
+    companions: list[Companion] = []
+    if THREAD in placement.places:
+        executors[THREAD] = ThreadExecutor()
+    if CUSTOM in placement.places:
+        executors[CUSTOM] = FuturesExecutor(request.custom_executor)
+    settled_before = scope.given.keys() | set(scope.outside)
+    cpu_bound = [
+        unit for unit in placement.units_in(PROCESS, plan.unit_count) if unit not in settled_before
+    ]
+    if cpu_bound:
+        # Only now: a run without CPU-bound units does not pay for what runs them.
+        from quantum_async.engine.executors.process import ProcessExecutor
+
+        check_units_sendable([plan.handles[unit] for unit in cpu_bound])
+        most = min(usable_cpus(), request.max_workers or len(cpu_bound))
+        executors[PROCESS] = pool = ProcessExecutor(min(most, len(cpu_bound)))
+        companions.append(pool)
+    return executors, companions
+
+
+def check_units_sendable(units: Iterable[Unit]) -> None:
+    """Refuse units for worker processes that cannot be sent to one.
+
+    Raises:
+        PlanError: Naming each, and the object inside it that is to blame.
+    """
+    problems = unsendable(units)
+    if problems:
+        raise PlanError.of(problems)
+
+
+def unsendable(units: Iterable[Unit]) -> list[PlanError]:
+    """Return the problem of each unit that cannot be sent to a worker process."""
+    from quantum_async.engine.executors.packing import check_sendable
+
+    problems: list[PlanError] = []
+    good: set[int] = set()
+    for unit in units:
+        if id(unit.function) in good:
+            continue
+        try:
+            check_sendable(unit.id, unit.function)
+        except PlanError as problem:
+            problems.append(problem)
+        else:
+            good.add(id(unit.function))
+    return problems
+
+
+def _work(place: str, executors: Mapping[str, Executor]) -> Work:
+    if place == LOOP:
+        return on_loop
+    if place == INLINE:
+        return inline
+    executor = executors.get(place)
+
+    async def elsewhere(job: Job) -> Any:
+        assert executor is not None  # a place without units in the run is not asked
+        return await settled(await executor.run(job))
+
+    return elsewhere
+
+
+# -- what a run is about --------------------------------------------------------------------------
+
+
+def _scope(plan: ExecutionPlan, request: RunRequest) -> Scope:
+    given = _resumed(plan, request.resume_from)
+    for unit, value in (request.overrides or {}).items():
+        given[plan.number(unit, "overrides")] = value
+    targets = plan.sinks
+    if request.targets is not None:
+        targets = tuple(_numbers(plan, request.targets, "targets"))
+    if given or request.targets is not None:
+        # What only leads to results that are known already is not needed again.
+        needed = graph.ancestors(plan.edges_up, targets, given) | given.keys()
+        outside: Collection[int] = [u for u in range(plan.unit_count) if u not in needed]
+    else:
+        outside = ()
+    keep = None
+    if request.keep != "all":
+        wanted = targets if request.keep == "targets" else _numbers(plan, request.keep, "keep")
+        keep = frozenset(wanted)
+    return Scope(given, outside, keep)
+
+
+def _resumed(plan: ExecutionPlan, earlier: Any) -> dict[int, Any]:
+    """Return the results of an earlier run that this one need not compute again."""
+    if earlier is None:
+        return {}
+    if isinstance(earlier, RunResult):
+        # Units that are gone from the plan since then are no mistake.
+        completed = (n for n in earlier if earlier.units[n].state is UnitState.COMPLETED)
+        return {plan.index[name]: earlier[name] for name in completed if name in plan.index}
+    if isinstance(earlier, Mapping):
+        return {plan.number(unit, "resume_from"): value for unit, value in earlier.items()}
+    raise PlanError(
+        f"resume_from must be a RunResult or a mapping of unit name to result, not {earlier!r}"
+    )
+
+
+def _numbers(plan: ExecutionPlan, units: "Names | str | Handle", what: str) -> list[int]:
+    if isinstance(units, str | Handle):
+        units = [units]
+    try:
+        return [plan.number(unit, what) for unit in units]
+    except TypeError:
+        raise PlanError(f"{what} must be names or handles of units, not {units!r}") from None
+
+
+def _check_input(plan: ExecutionPlan, request: RunRequest, scope: Scope) -> None:
+    """Refuse an input that units cannot be called with."""
+    given = request.input
+    keys = given if isinstance(given, Mapping) else {}
+    problems: list[PlanError] = [
+        DuplicateUnitError(
+            f"{key!r} is both a unit and a key of the run's input, so ctx[{key!r}] could mean "
+            "either: rename one of the two"
+        )
+        for key in keys
+        if key in plan.index
+    ]
+    idle = scope.given.keys() | set(scope.outside)
+    for number, unit in enumerate(plan.handles):
+        binding = unit.options.binding
+        if isinstance(binding, WiredBinding) and number not in idle:
+            needed = [n for n in binding.names if n not in binding.optional]
+            missing = [n for n in needed if n not in plan.index and n not in keys]
+            problems += [_missing(unit, name, keys, plan, given) for name in missing]
+    if problems:
+        raise PlanError.of(problems)
+
+
+def _missing(
+    unit: Unit, name: str, keys: Mapping[Any, Any], plan: ExecutionPlan, given: Any
+) -> MissingInputError:
+    near = did_you_mean(name, [*map(str, keys), *plan.names])
+    why = (
+        "" if isinstance(given, Mapping | None) else f" (it is no mapping: {type(given).__name__})"
+    )
+    return MissingInputError(
+        f"unit {unit.id!r} has a parameter {name!r}, and neither a unit nor a key of the run's "
+        f"input{why} has that name{near}; give it in the input, or give the parameter a default"
+    )
+
+
+def check_limits(max_workers: Any, timeout: Any) -> None:
+    """Refuse limits of a run that cannot be meant.
+
+    Raises:
+        PlanError: For workers that are no whole number from 1 up, and bad numbers of seconds.
+    """
+    if max_workers is not None and (
+        isinstance(max_workers, bool) or not isinstance(max_workers, int) or max_workers < 1
+    ):
+        raise PlanError(f"max_workers must be a whole number from 1 up, not {max_workers!r}")
+    check_number("", "timeout", timeout)

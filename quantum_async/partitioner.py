@@ -1,0 +1,323 @@
+"""`QuantumPartitioner`: declare units, plan them, run them. The one place where the rooms meet."""
+
+import asyncio
+import functools
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any, TypeVar
+
+from quantum_async.blocking import run_blocking
+from quantum_async.core.plan import Unit
+from quantum_async.core.states import ExecutionMode, FailurePolicy, Strategy, UnitState, parse
+from quantum_async.core.unit import QuantumUnit
+from quantum_async.definition import Definition
+from quantum_async.engine.bus import Observer
+from quantum_async.engine.engine import Engine
+from quantum_async.engine.setup import Around
+from quantum_async.launch import Names, RunRequest, check_limits, prepare
+from quantum_async.observe.hooks import Hooks
+from quantum_async.observe.log import LogObserver
+from quantum_async.observe.stream import EventStream
+from quantum_async.result import RunResult
+from quantum_async.verdict import failed, first_error, out_of_time
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class QuantumPartitioner(Definition[T, R]):
+    """Units of work with dependencies, and the runs of them.
+
+    A partitioner is a definition: each run has a state of its own, so one partitioner serves any
+    number of runs at once.
+
+    Args:
+        max_workers: How many units run at once in a run. Without it: coroutines unlimited,
+            threads ``min(32, cpus + 4)``, worker processes as many as there are usable CPUs.
+        default_execution_mode: Where units run that do not say it themselves.
+        strategy: How the ready queue is ordered.
+        failure_policy: What one unit's failure means for the others.
+        observers: Callables that take every event of every run.
+        name: What runs are called in logs.
+
+    Raises:
+        PlanError: For any value that could not be meant.
+
+    Example:
+        >>> flow = QuantumPartitioner()
+        >>> @flow.unit
+        ... async def numbers(ctx):
+        ...     return list(range(ctx["count"]))
+        >>> @flow.unit
+        ... def total(numbers):
+        ...     return sum(numbers)
+        >>> flow.execute({"count": 5})["total"]
+        10
+    """
+
+    #: Called with a unit's name when its first attempt starts. Assign it, or override it.
+    on_unit_start: Callable[[str], object] | None = None
+    #: Called with a unit's name and result when it has completed.
+    on_unit_complete: Callable[[str, Any], object] | None = None
+    #: Called with a unit's name and exception when it has failed or timed out for good.
+    on_unit_error: Callable[[str, BaseException], object] | None = None
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        default_execution_mode: ExecutionMode | str = ExecutionMode.AUTO,
+        *,
+        strategy: Strategy | str = Strategy.CRITICAL_PATH,
+        failure_policy: FailurePolicy | str = FailurePolicy.CONTINUE,
+        observers: Iterable[Observer] = (),
+        name: str | None = None,
+    ) -> None:
+        check_limits(max_workers, None)
+        super().__init__(parse(ExecutionMode, default_execution_mode, "mode"))
+        self.max_workers = max_workers
+        self.strategy = parse(Strategy, strategy, "strategy")
+        self.failure_policy = parse(FailurePolicy, failure_policy, "failure_policy")
+        self.observers: list[Observer] = list(observers)
+        self.name = name or type(self).__name__
+
+    # -- running ----------------------------------------------------------------------------
+
+    async def run(
+        self,
+        context: Any = None,
+        *,
+        mode: ExecutionMode | str | None = None,
+        max_workers: int | None = None,
+        custom_executor: Any = None,
+        strategy: Strategy | str | None = None,
+        failure_policy: FailurePolicy | str | None = None,
+        timeout: float | None = None,
+        targets: "Names | str | QuantumUnit[Any, Any] | None" = None,
+        overrides: Mapping[Any, Any] | None = None,
+        resume_from: "RunResult | Mapping[Any, Any] | None" = None,
+        keep: "Names | str | QuantumUnit[Any, Any]" = "all",
+        observers: Iterable[Observer] = (),
+        run_id: str | None = None,
+    ) -> RunResult:
+        """Run the units; each starts the moment its last dependency has ended.
+
+        Args:
+            context: The run's input, of any type; the keys of a mapping are seen in the units'
+                contexts.
+            mode: Where units run that do not say it themselves.
+            max_workers: How many units run at once.
+            custom_executor: A ``concurrent.futures.Executor``, for units in mode "custom".
+            strategy: How the ready queue is ordered.
+            failure_policy: What one unit's failure means for the others.
+            timeout: Seconds that the run may take.
+            targets: Units that are asked for: only they and what they need will run.
+            overrides: Results by unit, taken instead of running it.
+            resume_from: An earlier `RunResult` (or results by unit): what completed there does
+                not run again.
+            keep: Whose results stay to the end: ``"all"``, ``"targets"`` (without targets: the
+                units that nothing depends on), or names. Others go when their last dependent has
+                ended.
+            observers: Callables that take every event of this run.
+            run_id: What the run is called; by default a random name.
+
+        Returns:
+            The result.
+
+        Raises:
+            PlanError: If anything is refused; nothing has run then.
+            ExecutionError: If units failed, unless the policy is COLLECT.
+            RunTimeoutError: If the run's time was up.
+        """
+        request = self._request(
+            context,
+            mode=mode,
+            max_workers=max_workers,
+            custom_executor=custom_executor,
+            strategy=strategy,
+            failure_policy=failure_policy,
+            timeout=timeout,
+            targets=targets,
+            overrides=overrides,
+            resume_from=resume_from,
+            keep=keep,
+            observers=observers,
+            run_id=run_id,
+        )
+        return await self._run(request)
+
+    def stream(self, context: Any = None, **options: Any) -> EventStream[RunResult]:
+        """Run the units and hear of it: ``async with flow.stream(ctx) as events: async for …``.
+
+        Leaving the block cancels the run and waits for it; ``events.result`` has its result.
+
+        Args:
+            context: The run's input.
+            options: The options of `run`.
+        """
+        observers = tuple(options.pop("observers", ()))
+
+        def start(
+            observer: Observer, keep: Callable[[RunResult], None]
+        ) -> Coroutine[Any, Any, RunResult]:
+            request = self._request(context, observers=(*observers, observer), **options)
+            return self._run(request, keep)
+
+        return EventStream(start)
+
+    def _request(
+        self,
+        context: Any,
+        *,
+        mode: ExecutionMode | str | None = None,
+        max_workers: int | None = None,
+        custom_executor: Any = None,
+        strategy: Strategy | str | None = None,
+        failure_policy: FailurePolicy | str | None = None,
+        timeout: float | None = None,
+        targets: Any = None,
+        overrides: Mapping[Any, Any] | None = None,
+        resume_from: Any = None,
+        keep: Any = "all",
+        observers: Iterable[Observer] = (),
+        run_id: str | None = None,
+    ) -> RunRequest:
+        check_limits(max_workers, timeout)
+        listeners = [*self.observers, *observers]
+        hooks = Hooks(self.on_unit_start, self.on_unit_complete, self.on_unit_error)
+        log = LogObserver()
+        listeners += [one for one in (hooks, log) if one.event_types]
+        return RunRequest(
+            input=context,
+            mode=parse(ExecutionMode, mode or self.default_execution_mode, "mode"),
+            max_workers=max_workers or self.max_workers,
+            custom_executor=custom_executor,
+            strategy=parse(Strategy, strategy or self.strategy, "strategy"),
+            failure_policy=parse(
+                FailurePolicy, failure_policy or self.failure_policy, "failure_policy"
+            ),
+            timeout=timeout,
+            targets=targets,
+            overrides=overrides,
+            resume_from=resume_from,
+            keep=keep,
+            observers=listeners,
+            run_id=run_id,
+            partitioner=self.name,
+            around=self._around(),
+        )
+
+    def _around(self) -> Callable[[Unit], Around | None] | None:
+        """Give what is wrapped around units' attempts; for partitioners built on this one."""
+        return None
+
+    async def _run(
+        self, request: RunRequest, keep: Callable[[RunResult], None] | None = None
+    ) -> RunResult:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            raise RuntimeError(
+                "quantum_async runs on asyncio, and no asyncio loop is running here; trio is not "
+                "supported"
+            ) from None
+        engine = Engine(prepare(self.build_execution_plan(), request))
+        result = RunResult(engine.ledger)
+        try:
+            await engine.run()
+        finally:
+            self.last_result = result
+            if keep is not None:
+                keep(result)
+        if engine.timed_out:
+            raise out_of_time(result, request.timeout or 0.0)
+        if request.failure_policy is not FailurePolicy.COLLECT and not result.ok:
+            raise failed(result) from first_error(result)
+        return result
+
+    # -- the seed's blocking forms --------------------------------------------------------------
+
+    def execute(
+        self,
+        context: Any = None,
+        execution_mode: ExecutionMode | str | None = None,
+        max_workers: int | None = None,
+        custom_executor: Any = None,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """Run the units in an event loop of their own, and block until they have ended.
+
+        Args:
+            context: The run's input.
+            execution_mode: Where units run that do not say it themselves.
+            max_workers: How many units run at once.
+            custom_executor: A ``concurrent.futures.Executor``, for mode "custom".
+            options: Other options of `run`.
+
+        Returns:
+            Results by unit name, in plan order.
+
+        Raises:
+            RuntimeError: If an event loop is running in this thread.
+        """
+        run = functools.partial(
+            self.run,
+            context,
+            mode=execution_mode,
+            max_workers=max_workers,
+            custom_executor=custom_executor,
+            **options,
+        )
+        return dict(run_blocking(run))
+
+    def execute_with_strategy(self, context: Any, strategy: Strategy | str) -> dict[str, Any]:
+        """As `execute`, with the ready queue ordered by `strategy`."""
+        return self.execute(context, strategy=strategy)
+
+    def execute_with_monitoring(self, context: Any = None) -> dict[str, Any]:
+        """As `execute`; afterwards `last_execution_metrics` has times and trace of the units.
+
+        They are there after every run; this is the seed's name for it.
+        """
+        return self.execute(context)
+
+    def execute_with_recovery(self, context: Any = None) -> dict[str, Any]:
+        """As `execute`: units are retried, and fallbacks stand in for those that failed.
+
+        Raises:
+            ExecutionError: If a unit without a fallback failed; `get_partial_results` has the
+                rest.
+        """
+        return self.execute(context, failure_policy=FailurePolicy.CONTINUE)
+
+    # -- about the last run that ended ----------------------------------------------------------
+
+    def get_partial_results(self) -> dict[str, Any]:
+        """Return the results of the last run that ended, however it did, by unit name."""
+        return {} if self.last_result is None else dict(self.last_result)
+
+    def get_failed_units(self) -> list[QuantumUnit[T, R]]:
+        """Return the handles of units that failed or timed out in the last run that ended."""
+        return [self.units[name] for name in self._in_last_run(UnitState.FAILED, UnitState.TIMEOUT)]
+
+    @property
+    def completed_units(self) -> set[str]:
+        """Names of the units that completed in the last run that ended."""
+        return set(self._in_last_run(UnitState.COMPLETED))
+
+    @property
+    def failed_units(self) -> set[str]:
+        """Names of the units that failed or timed out in the last run that ended."""
+        return set(self._in_last_run(UnitState.FAILED, UnitState.TIMEOUT))
+
+    def _in_last_run(self, *states: UnitState) -> list[str]:
+        if self.last_result is None:
+            return []
+        return [name for name, state in self.last_result.states.items() if state in states]
+
+    @property
+    def last_execution_metrics(self) -> dict[str, Any]:
+        """`RunResult.metrics` of the last run that ended; empty before."""
+        return {} if self.last_result is None else self.last_result.metrics
+
+    def __repr__(self) -> str:
+        last = "not run yet" if self.last_result is None else repr(self.last_result)
+        return f"<{self.name}: {len(self.units)} units; {last}>"

@@ -1,0 +1,215 @@
+"""What a run gives back: results, records, metrics, and an account of where the time went."""
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any, TypeVar, overload
+
+from quantum_async.core.binding import Handle
+from quantum_async.core.errors import did_you_mean
+from quantum_async.core.plan import ExecutionPlan
+from quantum_async.core.record import UnitRecord
+from quantum_async.core.scheduler import CANCELED, COMPLETED, SKIPPED
+from quantum_async.core.states import UnitState
+from quantum_async.core.unit import QuantumUnit
+from quantum_async.engine.ledger import NOTHING, Ledger
+from quantum_async.explain import explain_run, explain_unit
+
+R = TypeVar("R")
+
+__all__ = ["RunResult", "UnitRecord"]
+
+
+class RunResult(Mapping[str, Any]):
+    """What a run gave: a mapping from unit name (or handle) to result, in plan order.
+
+    Units without a result (failed, skipped, cancelled, or dropped by ``keep=``) are not keys;
+    `units` has a record of every unit of the run. Records are made when they are asked for.
+
+    Args:
+        ledger: What happened.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    # -- results ----------------------------------------------------------------------------
+
+    @overload
+    def __getitem__(self, key: QuantumUnit[Any, R]) -> R: ...
+    @overload
+    def __getitem__(self, key: str) -> Any: ...
+    def __getitem__(self, key: str | QuantumUnit[Any, Any]) -> Any:
+        name = key.id if isinstance(key, Handle) else key
+        unit = self.plan.index.get(name)
+        if unit is not None and (value := self._ledger.results[unit]) is not NOTHING:
+            return value
+        raise KeyError(self._why_not(name))
+
+    def _why_not(self, name: object) -> str:
+        record = self.units.get(name)  # type: ignore[call-overload]
+        if record is None:
+            return f"no unit {name!r} in this run{did_you_mean(name, self.plan.names)}"
+        if record.state is UnitState.COMPLETED:
+            return f"the result of {name!r} was not kept: add it to keep="
+        why = f" ({record.cause})" if record.cause else ""
+        return f"unit {name!r} has no result: it is {record.state.value}{why}"
+
+    def __iter__(self) -> Iterator[str]:
+        names, results = self.plan.names, self._ledger.results
+        return (names[unit] for unit in self.plan.order if results[unit] is not NOTHING)
+
+    def __len__(self) -> int:
+        results = self._ledger.results
+        return len(results) - sum(1 for value in results if value is NOTHING)
+
+    def __contains__(self, key: object) -> bool:
+        name = key.id if isinstance(key, Handle) else key
+        unit = self.plan.index.get(name)  # type: ignore[call-overload]
+        return unit is not None and self._ledger.results[unit] is not NOTHING
+
+    # -- what happened ----------------------------------------------------------------------
+
+    @property
+    def plan(self) -> ExecutionPlan:
+        """The plan that ran."""
+        return self._ledger.plan
+
+    @property
+    def run_id(self) -> str:
+        """The run's name."""
+        return self._ledger.run_id
+
+    @cached_property
+    def units(self) -> Mapping[str, UnitRecord]:
+        """A record of every unit of the run, in plan order."""
+        return _Records(self._ledger)
+
+    @property
+    def states(self) -> dict[str, UnitState]:
+        """State of every unit of the run, in plan order."""
+        ledger, names = self._ledger, self.plan.names
+        return {names[u]: ledger.scheduler.state(u) for u in self.plan.order if ledger.in_run(u)}
+
+    @property
+    def errors(self) -> dict[str, BaseException]:
+        """Exception of every unit that failed or timed out, in plan order."""
+        ledger, names = self._ledger, self.plan.names
+        return {names[unit]: ledger.errors[unit] for unit in ledger.failed}
+
+    @property
+    def ok(self) -> bool:
+        """Whether every unit of the run has a result, fallbacks included."""
+        phase = self._ledger.scheduler.phase
+        return self._ledger.scheduler.finished and not (
+            self._ledger.failed or SKIPPED in phase or CANCELED in phase
+        )
+
+    @property
+    def duration(self) -> float:
+        """Seconds from the run's start to its end."""
+        return self._ledger.ended - self._ledger.began
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """What units recorded, and the run's own: times in seconds since the epoch.
+
+        The run's own keys are start_time, end_time, total_duration, total_units,
+        completed_units, failed_units, unit_times and execution_trace.
+        """
+        ledger = self._ledger
+        records = list(self.units.values())
+        ended = ledger.wall + self.duration
+        return {
+            **ledger.metrics,
+            "start_time": ledger.wall,
+            "end_time": ended,
+            "total_duration": self.duration,
+            "total_units": len(records),
+            "completed_units": ledger.scheduler.phase.count(COMPLETED),
+            "failed_units": len(ledger.failed),
+            "unit_times": {r.name: _times(r) for r in records if r.started_at is not None},
+            "execution_trace": _trace(records),
+        }
+
+    @cached_property
+    def critical_path(self) -> list[str]:
+        """Names along the chain that decided when the run ended, as measured.
+
+        Walked back from the unit that ended last, each time to the dependency that ended last.
+        """
+        ledger, edges_up = self._ledger, self.plan.edges_up
+        ran = [unit for unit in self.plan.order if ledger.attempts[unit]]
+        if not ran:
+            return []
+        path = [max(ran, key=ledger.ends.__getitem__)]
+        while above := [unit for unit in edges_up[path[-1]] if ledger.attempts[unit]]:
+            path.append(max(above, key=ledger.ends.__getitem__))
+        return [self.plan.names[unit] for unit in reversed(path)]
+
+    def explain(self, unit: str | Handle | None = None) -> str:
+        """Say in words what happened, to the run or to one unit, and where the time went.
+
+        Raises:
+            KeyError: If there is no such unit in the run.
+        """
+        if unit is None:
+            return explain_run(self)
+        name = unit.id if isinstance(unit, Handle) else unit
+        return explain_unit(self, self.units[name])
+
+    def __repr__(self) -> str:
+        counts: dict[str, int] = {}
+        for state in self.states.values():
+            counts[state.value] = counts.get(state.value, 0) + 1
+        told = ", ".join(f"{count} {state}" for state, count in counts.items()) or "no units"
+        return f"<RunResult {self.run_id}: {told}; {self.duration:.3f} s>"
+
+
+class _Records(Mapping[str, UnitRecord]):
+    """Records by unit name, made when asked for."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def __getitem__(self, key: str | Handle) -> UnitRecord:
+        name = key.id if isinstance(key, Handle) else key
+        plan = self._ledger.plan
+        unit = plan.index.get(name)
+        if unit is None or not self._ledger.in_run(unit):
+            raise KeyError(f"no unit {name!r} in this run{did_you_mean(name, plan.names)}")
+        return self._ledger.record(unit)
+
+    def __iter__(self) -> Iterator[str]:
+        ledger = self._ledger
+        return (ledger.plan.names[u] for u in ledger.plan.order if ledger.in_run(u))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} unit records>"
+
+
+def _times(record: UnitRecord) -> dict[str, Any]:
+    times: dict[str, Any] = {
+        "start": record.started_at,
+        "end": record.ended_at,
+        "duration": record.duration,
+    }
+    if record.error is not None:
+        times["error"] = str(record.error)
+    return times
+
+
+def _trace(records: list[UnitRecord]) -> list[dict[str, Any]]:
+    trace: list[dict[str, Any]] = []
+    for record in records:
+        if record.started_at is not None:
+            trace.append({"event": "start", "unit": record.name, "time": record.started_at})
+        if record.ended_at is None or record.state is UnitState.SKIPPED:
+            continue
+        entry = {"event": "complete", "unit": record.name, "time": record.ended_at}
+        if record.state is not UnitState.COMPLETED:
+            entry |= {"event": "error", "error": str(record.error or record.cause)}
+        trace.append(entry)
+    return sorted(trace, key=lambda entry: (entry["time"], entry["event"] == "start"))
