@@ -21,13 +21,12 @@ StopStrategy = Callable[[tenacity.RetryCallState], bool]
 WaitStrategy = Callable[[tenacity.RetryCallState], float]
 RetryPredicate = Callable[[tenacity.RetryCallState], bool]
 
-_FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0  # seconds
+_FIRST_WAIT, _LONGEST_WAIT, _JITTER = 0.1, 5.0, 0.1  # seconds
 
 
 def _default_wait() -> WaitStrategy:
-    return tenacity.wait_exponential_jitter(
-        initial=_FIRST_WAIT, max=_LONGEST_WAIT, jitter=_FIRST_WAIT
-    )
+    backoff = tenacity.wait_exponential(multiplier=_FIRST_WAIT, max=_LONGEST_WAIT - _JITTER)
+    return backoff + tenacity.wait_random(0, _JITTER)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from anyio import CancelScope, current_time
 from quantum_async.core.context import ExecutionContext
 from quantum_async.engine.executors.base import Job
 
-_OURS = ("quantum_async.engine", "anyio.", "asyncio.", "concurrent.futures")
+_OURS = ("quantum_async.", "anyio.", "asyncio.", "concurrent.futures")
 
 
 @dataclass(frozen=True, slots=True)
