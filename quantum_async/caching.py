@@ -5,16 +5,13 @@ hash seed. Equal keys in flight are computed once: who comes second waits for th
 """
 
 import asyncio
-import hashlib
-import pickle
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
-from quantum_async.core.context import ExecutionContext
+from quantum_async.core.context import Around, ExecutionContext
 from quantum_async.core.plan import Unit
 from quantum_async.core.unit import QuantumUnit
-from quantum_async.engine.setup import Around
 from quantum_async.partitioner import QuantumPartitioner
 
 T = TypeVar("T")
@@ -109,6 +106,8 @@ def stable_hash(value: Any) -> str:
     Raises:
         TypeError: If something in `value` can be neither hashed nor pickled.
     """
+    import hashlib
+
     digest = hashlib.blake2b(digest_size=16)
     for piece in _pieces(value):
         digest.update(len(piece).to_bytes(8, "big"))
@@ -130,6 +129,8 @@ def _pieces(value: Any) -> Iterable[bytes]:
         yield from sorted(inside) if isinstance(value, set | frozenset) else inside
     else:
         try:
+            import pickle
+
             yield pickle.dumps(value, protocol=5)
         except Exception as error:
             raise TypeError(

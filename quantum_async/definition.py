@@ -17,7 +17,6 @@ from quantum_async.core.retry import RetryPolicy
 from quantum_async.core.states import ExecutionMode
 from quantum_async.core.unit import NO_FALLBACK, QuantumUnit, make_options
 from quantum_async.engine.placement import PROCESS, place_of
-from quantum_async.launch import unsendable
 from quantum_async.result import RunResult
 
 T = TypeVar("T")
@@ -272,7 +271,11 @@ class Definition(Generic[T, R]):
         if self._plan is None:
             mode = self.default_execution_mode
             for_workers = [u for u in self.units.values() if place_of(u, mode) == PROCESS]
-            problems = unsendable(for_workers) if for_workers else []
+            problems: list[PlanError] = []
+            if for_workers:
+                from quantum_async.engine.executors.packing import unsendable
+
+                problems = unsendable(for_workers)
             self._plan = compile_plan(self.units, problems, self._measured)
         return self._plan
 

@@ -1,8 +1,12 @@
-"""From a plan and a call of `run` to all that the engine needs; bad input is refused on the way."""
+"""From a plan and a request to an engine that is ready to run; bad input is refused on the way.
+
+This is where the engine is put together. It is loaded by the first run, not by ``import
+quantum_async``: that keeps the import cheap.
+"""
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +20,10 @@ from quantum_async.core.errors import (
 )
 from quantum_async.core.plan import ExecutionPlan, Unit
 from quantum_async.core.scheduler import Scheduler
-from quantum_async.core.states import ExecutionMode, FailurePolicy, Strategy, UnitState
-from quantum_async.core.unit import check_number
-from quantum_async.engine.adaptive import Governor
+from quantum_async.core.states import ExecutionMode, Strategy, UnitState
 from quantum_async.engine.attempt import Work, inline, on_loop, settled
-from quantum_async.engine.bus import Bus, Observer
+from quantum_async.engine.bus import Bus
+from quantum_async.engine.engine import Engine
 from quantum_async.engine.executors import Executor, Job
 from quantum_async.engine.executors.futures import FuturesExecutor
 from quantum_async.engine.executors.thread import ThreadExecutor
@@ -35,34 +38,12 @@ from quantum_async.engine.placement import (
     place_units,
     slots_of,
 )
-from quantum_async.engine.setup import Around, Companion, Setup
+from quantum_async.engine.setup import Companion, Setup
 from quantum_async.engine.view import View
 from quantum_async.observe.log import complain, context_binder
+from quantum_async.request import Names, RunRequest
 from quantum_async.result import RunResult
 from quantum_async.tuning import usable_cpus
-
-Names = Iterable["str | Handle"]
-
-
-@dataclass(frozen=True, slots=True)
-class RunRequest:
-    """What a call of `run` asks for; see `QuantumPartitioner.run`."""
-
-    input: Any
-    mode: ExecutionMode
-    max_workers: int | None
-    custom_executor: Any
-    strategy: Strategy
-    failure_policy: FailurePolicy
-    timeout: float | None
-    targets: "Names | str | Handle | None"
-    overrides: Mapping[Any, Any] | None
-    resume_from: Any
-    keep: "Names | str | Handle"
-    observers: Sequence[Observer]
-    run_id: str | None
-    partitioner: str
-    around: Callable[[Unit], Around | None] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +61,8 @@ class Scope:
     keep: frozenset[int] | None
 
 
-def prepare(plan: ExecutionPlan, request: RunRequest) -> Setup:
-    """Check a request against a plan, and put together what the engine needs.
+def launch(plan: ExecutionPlan, request: RunRequest) -> Engine:
+    """Check a request against a plan, and return the engine that will run it.
 
     Raises:
         PlanError: With every problem found; nothing has been started then.
@@ -109,12 +90,14 @@ def prepare(plan: ExecutionPlan, request: RunRequest) -> Setup:
         outside=scope.outside,
     )
     if request.strategy is Strategy.ADAPTIVE and not sequential:
+        from quantum_async.engine.adaptive import Governor
+
         companions.append(Governor(scheduler, cpus, request.max_workers))
     clock = time.perf_counter
     run_id = request.run_id or os.urandom(6).hex()
     ledger = Ledger(plan, scheduler, run_id, time.time(), clock(), placement.places)
     ledger.give(scope.given)
-    return Setup(
+    setup = Setup(
         plan=plan,
         scheduler=scheduler,
         ledger=ledger,
@@ -137,6 +120,7 @@ def prepare(plan: ExecutionPlan, request: RunRequest) -> Setup:
         bind=context_binder(run_id),
         companions=companions,
     )
+    return Engine(setup)
 
 
 def _environment(request: RunRequest, run_id: str) -> Mapping[str, Any]:
@@ -167,42 +151,16 @@ def _executors(
     ]
     if cpu_bound:
         # Only now: a run without CPU-bound units does not pay for what runs them.
+        from quantum_async.engine.executors.packing import unsendable
         from quantum_async.engine.executors.process import ProcessExecutor
 
-        check_units_sendable([plan.handles[unit] for unit in cpu_bound])
+        problems = unsendable(plan.handles[unit] for unit in cpu_bound)
+        if problems:
+            raise PlanError.of(problems)
         most = min(usable_cpus(), request.max_workers or len(cpu_bound))
         executors[PROCESS] = pool = ProcessExecutor(min(most, len(cpu_bound)))
         companions.append(pool)
     return executors, companions
-
-
-def check_units_sendable(units: Iterable[Unit]) -> None:
-    """Refuse units for worker processes that cannot be sent to one.
-
-    Raises:
-        PlanError: Naming each, and the object inside it that is to blame.
-    """
-    problems = unsendable(units)
-    if problems:
-        raise PlanError.of(problems)
-
-
-def unsendable(units: Iterable[Unit]) -> list[PlanError]:
-    """Return the problem of each unit that cannot be sent to a worker process."""
-    from quantum_async.engine.executors.packing import check_sendable
-
-    problems: list[PlanError] = []
-    good: set[int] = set()
-    for unit in units:
-        if id(unit.function) in good:
-            continue
-        try:
-            check_sendable(unit.id, unit.function)
-        except PlanError as problem:
-            problems.append(problem)
-        else:
-            good.add(id(unit.function))
-    return problems
 
 
 def _work(place: str, executors: Mapping[str, Executor]) -> Work:
@@ -300,16 +258,3 @@ def _missing(
         f"unit {unit.id!r} has a parameter {name!r}, and neither a unit nor a key of the run's "
         f"input{why} has that name{near}; give it in the input, or give the parameter a default"
     )
-
-
-def check_limits(max_workers: Any, timeout: Any) -> None:
-    """Refuse limits of a run that cannot be meant.
-
-    Raises:
-        PlanError: For workers that are no whole number from 1 up, and bad numbers of seconds.
-    """
-    if max_workers is not None and (
-        isinstance(max_workers, bool) or not isinstance(max_workers, int) or max_workers < 1
-    ):
-        raise PlanError(f"max_workers must be a whole number from 1 up, not {max_workers!r}")
-    check_number("", "timeout", timeout)

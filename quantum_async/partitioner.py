@@ -6,17 +6,16 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, TypeVar
 
 from quantum_async.blocking import run_blocking
+from quantum_async.core.context import Around
 from quantum_async.core.plan import Unit
 from quantum_async.core.states import ExecutionMode, FailurePolicy, Strategy, UnitState, parse
 from quantum_async.core.unit import QuantumUnit
 from quantum_async.definition import Definition
 from quantum_async.engine.bus import Observer
-from quantum_async.engine.engine import Engine
-from quantum_async.engine.setup import Around
-from quantum_async.launch import Names, RunRequest, check_limits, prepare
 from quantum_async.observe.hooks import Hooks
 from quantum_async.observe.log import LogObserver
 from quantum_async.observe.stream import EventStream
+from quantum_async.request import Names, RunRequest, check_limits
 from quantum_async.result import RunResult
 from quantum_async.verdict import failed, first_error, out_of_time
 
@@ -219,7 +218,9 @@ class QuantumPartitioner(Definition[T, R]):
                 "quantum_async runs on asyncio, and no asyncio loop is running here; trio is not "
                 "supported"
             ) from None
-        engine = Engine(prepare(self.build_execution_plan(), request))
+        from quantum_async.launch import launch
+
+        engine = launch(self.build_execution_plan(), request)
         result = RunResult(engine.ledger)
         try:
             await engine.run()

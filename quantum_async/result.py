@@ -12,7 +12,6 @@ from quantum_async.core.scheduler import CANCELED, COMPLETED, SKIPPED
 from quantum_async.core.states import UnitState
 from quantum_async.core.unit import QuantumUnit
 from quantum_async.engine.ledger import NOTHING, Ledger
-from quantum_async.explain import explain_run, explain_unit
 
 R = TypeVar("R")
 
@@ -152,6 +151,8 @@ class RunResult(Mapping[str, Any]):
         Raises:
             KeyError: If there is no such unit in the run.
         """
+        from quantum_async.explain import explain_run, explain_unit
+
         if unit is None:
             return explain_run(self)
         name = unit.id if isinstance(unit, Handle) else unit

@@ -3,7 +3,6 @@
 import math
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from quantum_async.core.plan import ExecutionPlan
@@ -19,27 +18,44 @@ def usable_cpus() -> int:
     return max(1, cpus if quota is None else min(cpus, math.ceil(quota)))
 
 
+_CGROUPS = "/sys/fs/cgroup"
+
+
 def _cgroup_quota() -> float | None:
     """Return the CPUs that control groups (version 2, then 1) grant, or None for no limit."""
-    root = Path("/sys/fs/cgroup")
+    limits = [quota for folder in _own_cgroups() if (quota := _quota(f"{folder}/cpu.max"))]
+    if limits:
+        return min(limits)
     try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-        own = next((line[3:] for line in lines if line.startswith("0::")), "/")
-        limits = []
-        folder = root / own.lstrip("/")
-        while folder.is_relative_to(root):
-            if (folder / "cpu.max").exists():
-                quota, period = (folder / "cpu.max").read_text().split()
-                if quota != "max":
-                    limits.append(int(quota) / int(period))
-            folder = folder.parent
-        if limits:
-            return min(limits)
-        quota_us = int((root / "cpu/cpu.cfs_quota_us").read_text())
-        period_us = int((root / "cpu/cpu.cfs_period_us").read_text())
+        quota = float(_read(f"{_CGROUPS}/cpu/cpu.cfs_quota_us"))
+        period = float(_read(f"{_CGROUPS}/cpu/cpu.cfs_period_us"))
     except (OSError, ValueError):
         return None
-    return quota_us / period_us if quota_us > 0 else None
+    return quota / period if quota > 0 else None
+
+
+def _own_cgroups() -> list[str]:
+    """Return the folders of this process's control group and of those above it."""
+    try:
+        lines = _read("/proc/self/cgroup").splitlines()
+    except OSError:
+        return []
+    own = next((line[3:] for line in lines if line.startswith("0::")), "/")
+    parts = [part for part in own.split("/") if part]
+    return ["/".join([_CGROUPS, *parts[:depth]]) for depth in range(len(parts) + 1)]
+
+
+def _quota(file: str) -> float | None:
+    try:
+        quota, period = _read(file).split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        return None
+
+
+def _read(file: str) -> str:
+    with open(file, encoding="ascii") as lines:
+        return lines.read()
 
 
 def select_optimal_workers(

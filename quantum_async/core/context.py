@@ -1,7 +1,7 @@
 """What a unit sees of its run: its input, the results that it declared, and where it stands."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -41,6 +41,10 @@ class RunView(Protocol):
     def emit(self, unit: int, attempt: int, value: Any) -> None:
         """Pass a value on to those who listen."""
         ...
+
+
+# What may be wrapped around an attempt: it gets the context, and a function that does the work.
+Around = Callable[["ExecutionContext[Any]", Callable[[], Awaitable[Any]]], Awaitable[Any]]
 
 
 class MissingKeyError(KeyError):
@@ -108,6 +112,11 @@ class ExecutionContext(Mapping[str, Any], Generic[T]):
         ctx._unit = unit
         ctx.attempt = attempt
         return ctx
+
+    @property
+    def run(self) -> RunView:
+        """The run as this context sees it. For engines."""
+        return self._run
 
     @property
     def input(self) -> T:
@@ -226,6 +235,7 @@ class ExecutionContext(Mapping[str, Any], Generic[T]):
             self.unit_id,
             self.attempt,
             self.run_id,
+            self.remaining,
         )
 
 
@@ -237,16 +247,10 @@ def _restored(
     unit_id: str,
     attempt: int,
     run_id: str,
+    remaining: float,
 ) -> ExecutionContext[Any]:
-    return ExecutionContext(
-        unit_results,
-        metrics,
-        environment,
-        input=input,
-        unit_id=unit_id,
-        attempt=attempt,
-        run_id=run_id,
-    )
+    run = DetachedRun(unit_id, input, unit_results, metrics, environment, run_id, remaining)
+    return ExecutionContext.of(run, 0, attempt)
 
 
 def _undeclared(unit: str, name: object) -> UndeclaredDependencyError:
@@ -266,9 +270,15 @@ class DetachedRun:
     metrics: dict[str, Any]
     environment: Mapping[str, Any]
     run_id: str
+    limit: float = math.inf  # seconds to the nearest deadline, counted from `start_clock`
     emitted: list[Any] = field(default_factory=list)
     clock: Callable[[], float] | None = None
     deadline: float = math.inf
+
+    def start_clock(self, clock: Callable[[], float]) -> None:
+        """Count the limit from now on, by `clock`."""
+        self.clock = clock
+        self.deadline = clock() + self.limit
 
     def unit_id(self, unit: int) -> str:
         """Return the unit's name."""
@@ -284,7 +294,7 @@ class DetachedRun:
 
     def remaining(self, unit: int) -> float:
         """Return seconds to the deadline, if one was given with a clock."""
-        return math.inf if self.clock is None else max(0.0, self.deadline - self.clock())
+        return self.limit if self.clock is None else max(0.0, self.deadline - self.clock())
 
     def emit(self, unit: int, attempt: int, value: Any) -> None:
         """Keep the value in `emitted`."""

@@ -5,7 +5,6 @@ A message says what happened, to which unit, why that is likely, and how to mend
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from itertools import islice
 from typing import Any
 
@@ -15,6 +14,8 @@ _MOST_CANDIDATES = 2_000
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest of `known`, or an empty string."""
+    from difflib import get_close_matches  # only when something is wrong already
+
     near = get_close_matches(str(name), list(islice(known, _MOST_CANDIDATES)), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 

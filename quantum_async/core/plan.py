@@ -4,7 +4,6 @@
 graph (levels, rankings, the fingerprint) is made when first asked for, and kept.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,7 +19,6 @@ from quantum_async.core.errors import (
     did_you_mean,
 )
 from quantum_async.core.ranking import Ranking, ranked, ranking_of
-from quantum_async.core.render import Drawing, render
 from quantum_async.core.simulate import Simulation, simulate
 from quantum_async.core.states import Strategy, parse
 from quantum_async.core.unit import QuantumUnit
@@ -109,19 +107,19 @@ class ExecutionPlan:
         Raises:
             ValueError: If there is no such format.
         """
-        return render(self.drawing(), format)
+        # Drawing is for people, who wait longer for other things: it is loaded when asked for.
+        from quantum_async.core.render import Drawing, render
 
-    def drawing(self) -> Drawing:
-        """Return what `visualize` draws, for use with other states or notes."""
         path = graph.critical_path(self.edges_down, self.order, self.costs)
         notes = {n: note for n, unit in enumerate(self.handles) if (note := _note(unit))}
-        return Drawing(
+        drawing = Drawing(
             names=self.names,
             dependencies=self.edges_up,
             levels=self.rows,
             critical=frozenset(path),
             notes=notes,
         )
+        return render(drawing, format)
 
     # -- in numbers, for the scheduler --------------------------------------------------------
 
@@ -210,6 +208,8 @@ class ExecutionPlan:
         The same in every process and under every hash seed; code inside functions is not looked
         at.
         """
+        import hashlib
+
         digest = hashlib.sha256()
         for name, unit, ends in zip(self.names, self.handles, self.edges_up, strict=True):
             after = sorted(self.names[n] for n in ends)

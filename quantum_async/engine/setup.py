@@ -1,10 +1,10 @@
 """All that one run is made of, put together by the partitioner and read by the engine."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from quantum_async.core.context import ExecutionContext
+from quantum_async.core.context import Around
 from quantum_async.core.plan import ExecutionPlan
 from quantum_async.core.scheduler import Scheduler
 from quantum_async.core.states import FailurePolicy
@@ -13,8 +13,6 @@ from quantum_async.engine.attempt import Work
 from quantum_async.engine.bus import Bus, Complain
 from quantum_async.engine.ledger import Ledger
 from quantum_async.engine.view import View
-
-Around = Callable[[ExecutionContext[Any], Callable[[], Awaitable[Any]]], Awaitable[Any]]
 
 
 class Resizable(Protocol):

@@ -30,7 +30,7 @@ def flow():
     return QuantumPartitioner(failure_policy="collect")
 
 
-# -- 1 and 2: launch at readiness, work conserving -------------------------------------------------
+# -- 1 and 2: launch at readiness, work conserving --------------------
 
 
 async def test_a_unit_starts_in_the_turn_after_its_last_dependency_ended(flow):
@@ -115,7 +115,7 @@ async def test_no_more_units_run_at_once_than_max_workers(workers):
     assert most == min(workers, 12)
 
 
-# -- 3 and 4: every unit ends once; failure policies -------------------------------------------------
+# -- 3 and 4: every unit ends once; failure policies --------------------
 
 
 def failing_diamond(flow):
@@ -206,7 +206,7 @@ async def test_many_failures_are_all_named(flow):
     assert len(caught.value.errors) == 12
 
 
-# -- 5: time limits ---------------------------------------------------------------------------------
+# -- 5: time limits --------------------
 
 
 async def test_a_timeout_stops_a_coroutine(flow):
@@ -412,7 +412,7 @@ async def test_remaining_tells_the_nearest_deadline(flow):
     assert 0 < (await flow.run(timeout=1))["limited"] <= 1
 
 
-# -- 6 and 7: retries and fallbacks ------------------------------------------------------------------
+# -- 6 and 7: retries and fallbacks --------------------
 
 
 async def test_retries_are_tenacitys_and_a_backing_off_unit_holds_no_slot():
@@ -545,7 +545,7 @@ async def test_a_timed_out_thread_can_have_a_fallback_and_keeps_its_slot():
     assert result["next"] is True
 
 
-# -- 9: isolation -------------------------------------------------------------------------------------
+# -- 9: isolation --------------------
 
 
 async def test_each_attempt_has_its_own_copy_of_the_callers_context_variables(flow):
@@ -590,7 +590,7 @@ async def test_a_unit_sees_only_what_it_declared(flow):
         assert "add 'secret'" in str(result.errors[name])
 
 
-# -- 10: the loop stays alive --------------------------------------------------------------------------
+# -- 10: the loop stays alive --------------------
 
 
 async def test_the_loop_turns_while_many_units_run(flow):
@@ -622,7 +622,7 @@ async def test_a_deep_chain_needs_no_recursion(flow):
     assert (await flow.run()).ok
 
 
-# -- 12: observers ---------------------------------------------------------------------------------------
+# -- 12: observers --------------------
 
 
 async def test_an_observer_that_raises_is_dropped_and_named_once(flow, caplog):

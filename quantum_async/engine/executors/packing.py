@@ -9,14 +9,15 @@ import importlib.machinery
 import io
 import pickle
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from types import FunctionType
 from typing import Any
 
 import cloudpickle
 
-from quantum_async.core.errors import RemoteError, UnpicklableUnitError
+from quantum_async.core.errors import PlanError, RemoteError, UnpicklableUnitError
+from quantum_async.core.plan import Unit
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
@@ -83,27 +84,33 @@ def _found(name: str, path: Any) -> importlib.machinery.ModuleSpec | None:
     return None
 
 
-def check_sendable(unit: str, function: Callable[..., Any], rest: Any = None) -> None:
-    """Refuse a unit that cannot be sent to a worker process.
+def unsendable(units: Iterable[Unit]) -> list[PlanError]:
+    """Return the problem of each unit that cannot be sent to a worker process.
 
-    Args:
-        unit: Its name.
-        function: What it runs.
-        rest: What else must travel with it.
-
-    Raises:
-        UnpicklableUnitError: With the object inside that is to blame, and what to do.
+    It names the object inside that is to blame, and what to do.
     """
-    try:
-        dumps((function, rest))
-    except Exception as error:
-        culprit = next(_culprits(function), None)
-        inside = f"; {culprit}" if culprit else ""
-        raise UnpicklableUnitError(
-            f"unit {unit!r} is to run in a worker process and cannot be sent to one: {error}"
-            f"{inside}. Pass plain data through the input or a dependency, make such objects "
-            "inside the function, or run it with mode='thread'"
-        ) from error
+    problems: list[PlanError] = []
+    good: set[int] = set()  # many units may share a function
+    for unit in units:
+        if id(unit.function) in good:
+            continue
+        try:
+            dumps(unit.function)
+        except Exception as error:
+            problems.append(_problem(unit, error))
+        else:
+            good.add(id(unit.function))
+    return problems
+
+
+def _problem(unit: Unit, error: Exception) -> UnpicklableUnitError:
+    culprit = next(_culprits(unit.function), None)
+    inside = f"; {culprit}" if culprit else ""
+    return UnpicklableUnitError(
+        f"unit {unit.id!r} is to run in a worker process and cannot be sent to one: {error}"
+        f"{inside}. Pass plain data through the input or a dependency, make such objects "
+        "inside the function, or run it with mode='thread'"
+    )
 
 
 def _culprits(function: Callable[..., Any]) -> Iterator[str]:

@@ -26,7 +26,7 @@ from contextlib import contextmanager, suppress
 from contextvars import Context
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
 from anyio import BrokenWorkerProcess, CancelScope, CapacityLimiter, to_process
@@ -52,6 +52,14 @@ class _Crash:
 
     begun: bool
     how: str
+
+
+class _Answer(NamedTuple):
+    """What a worker answered; see `worker.call`."""
+
+    how: str
+    content: bytes
+    told: bytes
 
 
 class WorkerPool:
@@ -134,15 +142,17 @@ class WorkerPool:
 
     async def call(self, job: Job) -> Any:
         """Run a job in a worker and return its result; see `Executor.run`."""
-        blob = pack(job.function, job.args, job.kwargs)
+        blob = None
         for _ in range(_TRIES):
             if len(self._workers) <= self._busy:
                 await asyncio.shield(self.warming(self._busy + 1))
                 if len(self._workers) <= self._busy:
                     continue
+            job.restart_clock()
+            blob = blob or pack(job.function, job.args, job.kwargs)
             outcome = await self._one_call(job, blob)
             if not isinstance(outcome, _Crash):
-                return _opened(job, *outcome)
+                return _opened(job, outcome)
             if outcome.begun:
                 raise _crashed(job, outcome.how)
         raise WorkerCrashedError(
@@ -152,11 +162,10 @@ class WorkerPool:
             "before it started",
         ) from self._start_error
 
-    async def _one_call(self, job: Job, blob: bytes) -> "tuple[str, bytes] | _Crash":
+    async def _one_call(self, job: Job, blob: bytes) -> "_Answer | _Crash":
         slot, number = self._free_slots.pop(), next(self._numbers)
         self._board.announce(slot, number)
         task = self._own(self._send(slot, number, blob))
-        job.restart_clock()
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -167,9 +176,9 @@ class WorkerPool:
         finally:
             self._free_slots.append(slot)
 
-    async def _send(self, slot: int, number: int, blob: bytes) -> "tuple[str, bytes] | _Crash":
+    async def _send(self, slot: int, number: int, blob: bytes) -> "_Answer | _Crash":
         try:
-            answered, pid, how, content = await to_process.run_sync(
+            answered, pid, how, content, told = await to_process.run_sync(
                 worker.call, self._board.path, slot, number, blob, limiter=self._limiter
             )
         except _DEAD:
@@ -183,7 +192,7 @@ class WorkerPool:
             raise InternalError(f"worker {pid} answered call {answered} when asked {number}")
         if pid not in self._workers:
             self._workers[pid] = _anyio_process(pid)
-        return how, content
+        return _Answer(how, content, told)
 
     def _forget_dead(self) -> None:
         """A worker died while it was idle; anyio does not say which."""
@@ -227,17 +236,22 @@ class ProcessExecutor:
         return await pool.call(job)
 
 
-def _opened(job: Job, how: str, content: bytes) -> Any:
+def _opened(job: Job, answer: _Answer) -> Any:
     """Return the result in an answer, or raise what it tells of."""
-    if how == worker.RETURNED:
-        return pickle.loads(content)
-    error = unpack_error(content)
-    if how == worker.UNLOADABLE:
+    if answer.told:
+        metrics, emitted = pickle.loads(answer.told)
+        job.context.metrics.update(metrics)
+        for value in emitted:
+            job.context.emit(value)
+    if answer.how == worker.RETURNED:
+        return pickle.loads(answer.content)
+    error = unpack_error(answer.content)
+    if answer.how == worker.UNLOADABLE:
         error.add_note(
             f"raised in the worker process while unit {job.unit!r} was unpickled there, before "
             "it started"
         )
-    elif how == worker.UNSENDABLE:
+    elif answer.how == worker.UNSENDABLE:
         error.add_note(
             f"raised in the worker process while the result of unit {job.unit!r} was pickled: "
             "return plain data, or run the unit with mode='thread'"

@@ -13,10 +13,12 @@ import os
 import pickle
 import signal
 import sys
+import time
 import traceback
 from types import ModuleType
 from typing import Any
 
+from quantum_async.core.context import DetachedRun, ExecutionContext
 from quantum_async.engine.executors.board import Board
 
 # How a call ended.
@@ -28,7 +30,7 @@ RETURNED, RAISED, NOT_STARTED, UNLOADABLE, UNSENDABLE = (
     "unsendable",
 )
 
-Answer = tuple[int, int, str, bytes]
+Answer = tuple[int, int, str, bytes, bytes]
 
 _board: Board | None = None
 
@@ -43,8 +45,8 @@ def call(board: str, slot: int, number: int, blob: bytes) -> Answer:
         blob: The pickled function and arguments.
 
     Returns:
-        The call's number, this process's id, how it ended, and pickled bytes: the result, or
-        what is known of the exception.
+        The call's number, this process's id, how it ended, and pickled bytes: the result or
+        what is known of the exception, and what the unit told on the way (`_told`).
     """
     global _board
     if _board is None:
@@ -52,7 +54,7 @@ def call(board: str, slot: int, number: int, blob: bytes) -> Answer:
         _board = Board.open(board)
     pid = os.getpid()
     if not _board.claim(slot, number, pid):
-        return number, pid, NOT_STARTED, b""
+        return number, pid, NOT_STARTED, b"", b""
     try:
         return number, pid, *_run(blob)
     finally:
@@ -60,7 +62,9 @@ def call(board: str, slot: int, number: int, blob: bytes) -> Answer:
 
 
 def hello(board: str) -> int:
-    """Settle in before the first call, and return this process's id."""
+    """Settle in before the first call, outside any unit's time; return this process's id."""
+    import cloudpickle  # noqa: F401 - what most calls need
+
     global _board
     if _board is None:
         _settle_in()
@@ -68,22 +72,46 @@ def hello(board: str) -> int:
     return os.getpid()
 
 
-def _run(blob: bytes) -> tuple[str, bytes]:
+def _run(blob: bytes) -> tuple[str, bytes, bytes]:
     try:
         function, args, kwargs = pickle.loads(blob)
     except BaseException as error:
-        return UNLOADABLE, _packed_error(error)
+        return UNLOADABLE, _packed_error(error), b""
+    run = _run_of((*args, *kwargs.values()))
+    before = {} if run is None else dict(run.metrics)
+    if run is not None:
+        run.start_clock(time.monotonic)
     try:
         value = function(*args, **kwargs)
         if inspect.iscoroutine(value):
             value = asyncio.run(value)
     except BaseException as error:
         # SystemExit and KeyboardInterrupt too: in anyio's loop they would end the worker.
-        return RAISED, _packed_error(error)
+        how, content = RAISED, _packed_error(error)
+    else:
+        try:
+            how, content = RETURNED, _dumps(value)
+        except BaseException as error:
+            how, content = UNSENDABLE, _packed_error(error)
     try:
-        return RETURNED, _dumps(value)
+        return how, content, b"" if run is None else _told(run, before)
     except BaseException as error:
-        return UNSENDABLE, _packed_error(error)
+        return UNSENDABLE, _packed_error(error), b""
+
+
+def _run_of(arguments: tuple[Any, ...]) -> DetachedRun | None:
+    """Return what stands for the run, if the unit was given its context."""
+    for argument in arguments:
+        if isinstance(argument, ExecutionContext) and isinstance(argument.run, DetachedRun):
+            return argument.run
+    return None
+
+
+def _told(run: DetachedRun, before: dict[str, Any]) -> bytes:
+    """Pickle the metrics and values that the unit gave to its context."""
+    missing = object()
+    metrics = {k: v for k, v in run.metrics.items() if before.get(k, missing) is not v}
+    return _dumps((metrics, run.emitted)) if metrics or run.emitted else b""
 
 
 def _packed_error(error: BaseException) -> bytes:
