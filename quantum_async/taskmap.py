@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable, Iterable, Mapping
 from heapq import heappop, heappush
 from itertools import count
+from math import inf
 from typing import Any, Generic, TypeVar
 
 from quantum_async.blocking import run_blocking
@@ -79,9 +80,7 @@ class TaskMap:
 
     def __init__(self, tasks: Mapping[str, Any]) -> None:
         self.tasks = {name: _function_and_names(name, task) for name, task in tasks.items()}
-        self._flow: QuantumPartitioner[Any, Any] = QuantumPartitioner(name="TaskMap")
-        for name, (function, dependencies) in self.tasks.items():
-            self._flow.add_unit(function, dependencies, name)
+        self._flow = _declared(self.tasks)
         _checked_plan(self._flow)
 
     def run(self, context: Any = None) -> Results:
@@ -228,10 +227,8 @@ def build_graph(task_dict: Mapping[str, Iterable[str]]) -> dict[str, frozenset[s
         >>> build_graph({"save": ["load"], "load": []})
         {'load': frozenset(), 'save': frozenset({'load'})}
     """
-    flow: QuantumPartitioner[Any, Any] = QuantumPartitioner()
-    for name, dependencies in task_dict.items():
-        flow.add_unit(_nothing, _names(dependencies), name)
-    plan = _checked_plan(flow)
+    tasks = {name: (_nothing, _names(dependencies)) for name, dependencies in task_dict.items()}
+    plan = _checked_plan(_declared(tasks))
     return {plan.names[n]: plan.dependencies[plan.names[n]] for n in plan.order}
 
 
@@ -255,9 +252,10 @@ class PriorityTaskQueue(Generic[X]):
         """Add a task; a larger `priority` is sooner.
 
         Raises:
-            ValueError: If the priority is no number, or NaN.
+            PlanError: If the priority is no number, or NaN.
         """
-        check_number("", "priority", priority, least=float("-inf"))
+        # `check_number` takes None for "not given", which a priority cannot be.
+        check_number("", "priority", "None" if priority is None else priority, least=-inf)
         heappush(self._heap, (-priority, next(self._numbers), task))
 
     def push(self, task: X, priority: float = 0) -> None:
@@ -312,6 +310,15 @@ def _function_and_names(name: str, task: Any) -> tuple[Callable[..., Any], Any]:
 def _names(dependencies: Any) -> Any:
     """Return names as a list; a lone name is left as it is, and refused where it is declared."""
     return dependencies if isinstance(dependencies, str) else list(dependencies or ())
+
+
+def _declared(tasks: Mapping[str, tuple[Callable[..., Any], Any]]) -> QuantumPartitioner[Any, Any]:
+    flow: QuantumPartitioner[Any, Any] = QuantumPartitioner(name="TaskMap")
+    for name, (function, dependencies) in tasks.items():
+        if name is None:  # which would ask `add_unit` to make one up
+            raise PlanError("a task's name must be a string that is not empty, not None")
+        flow.add_unit(function, dependencies, name)
+    return flow
 
 
 def _checked_plan(flow: QuantumPartitioner[Any, Any]) -> ExecutionPlan:

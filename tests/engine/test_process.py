@@ -175,10 +175,12 @@ async def test_a_timeout_kills_the_worker_and_its_children(flow, busy, tmp_path)
         noted.write_text(str(os.getpid()))
         exec(busy, {"time": time, "signal": signal, "subprocess": subprocess})
 
-    flow.add_unit(run, name="busy", timeout=0.3)
-    flow.add_unit(lambda ctx: "fine", name="other")
+    # The one worker has imported what the unit needs before the unit's clock starts.
+    flow.add_unit(lambda ctx: (noted.name, signal, subprocess)[0], name="imports")
+    flow.add_unit(run, ["imports"], name="busy", timeout=0.3)
+    flow.add_unit(lambda ctx: "fine", ["imports"], name="other")
     started = time.perf_counter()
-    result = await flow.run()
+    result = await flow.run(max_workers=1)
     assert isinstance(result.errors["busy"], UnitTimeoutError)
     assert result.states["busy"] is TIMEOUT
     assert result["other"] == "fine"
@@ -370,7 +372,9 @@ def test_a_script_without_a_guard_is_not_run_again(tmp_path, loop):
     ran = subprocess.run(
         [sys.executable, str(script), "arg"], capture_output=True, text=True, timeout=60
     )
-    assert ran.stderr == ""
+    # asyncio of 3.12 says this of processes that anyio killed, with or without us.
+    errors = [line for line in ran.stderr.splitlines() if "exit status already read" not in line]
+    assert not errors
     assert ran.stdout.split() == ["once", "arg", "2", str(script)]
 
 

@@ -112,9 +112,10 @@ class WorkerPool:
 
     async def _warm(self, workers: int) -> None:
         async with self._starting:
-            missing = workers - len(self._workers)
-            if missing > 0:
-                # anyio gives a call an idle worker if it has one: those must be taken too.
+            self._start_error = None
+            while self._start_error is None and (missing := workers - len(self._workers)) > 0:
+                # anyio gives a call an idle worker if it has one: those must be taken too, and
+                # others may become idle meanwhile.
                 idle = max(0, len(self._workers) - self._busy)
                 await asyncio.gather(*(self._hello() for _ in range(idle + missing)))
 
@@ -144,10 +145,8 @@ class WorkerPool:
         """Run a job in a worker and return its result; see `Executor.run`."""
         blob = None
         for _ in range(_TRIES):
-            if len(self._workers) <= self._busy:
-                await asyncio.shield(self.warming(self._busy + 1))
-                if len(self._workers) <= self._busy:
-                    continue
+            if not await self._has_worker():
+                continue
             job.restart_clock()
             blob = blob or pack(job.function, job.args, job.kwargs)
             outcome = await self._one_call(job, blob)
@@ -161,6 +160,14 @@ class WorkerPool:
             job.unit,
             "before it started",
         ) from self._start_error
+
+    async def _has_worker(self) -> bool:
+        """Wait for a worker that is not busy; return False if none could be started."""
+        while len(self._workers) <= self._busy:
+            await asyncio.shield(self.warming(self._busy + 1))
+            if self._start_error is not None:
+                return False
+        return True
 
     async def _one_call(self, job: Job, blob: bytes) -> "_Answer | _Crash":
         slot, number = self._free_slots.pop(), next(self._numbers)
