@@ -103,6 +103,10 @@ class Definition(Generic[T, R]):
         binding: Binding = CONTEXT
         if args is not None or kwargs is not None:
             binding = ExactBinding(tuple(args or ()), dict(kwargs or {}))
+            try:
+                list(binding.handles())
+            except RecursionError:
+                raise PlanError(f"unit {name!r}: its arguments contain themselves") from None
         return self._declare(
             fn,
             () if dependencies is None else dependencies,
@@ -206,6 +210,8 @@ class Definition(Generic[T, R]):
                 f"unit {name!r} is an asynchronous generator, and a unit gives one result: collect "
                 "the items in a coroutine function and return the list"
             )
+        if metadata is not None and not isinstance(metadata, dict):
+            raise PlanError(f"unit {name!r}: metadata must be a dictionary, not {metadata!r}")
         if name in self.units:
             raise DuplicateUnitError(
                 f"there is a unit {name!r} already: names are what dependencies are declared by"

@@ -6,10 +6,9 @@ from typing import Any
 
 from quantum_async.core.binding import Handle
 from quantum_async.core.context import Around
-from quantum_async.core.errors import PlanError
 from quantum_async.core.plan import Unit
 from quantum_async.core.states import ExecutionMode, FailurePolicy, Strategy
-from quantum_async.core.unit import check_number
+from quantum_async.core.unit import check_number, check_workers
 from quantum_async.engine.bus import Observer
 
 Names = Iterable["str | Handle"]
@@ -42,8 +41,5 @@ def check_limits(max_workers: Any, timeout: Any) -> None:
     Raises:
         PlanError: For workers that are no whole number from 1 up, and bad numbers of seconds.
     """
-    if max_workers is not None and (
-        isinstance(max_workers, bool) or not isinstance(max_workers, int) or max_workers < 1
-    ):
-        raise PlanError(f"max_workers must be a whole number from 1 up, not {max_workers!r}")
+    check_workers(max_workers)
     check_number("", "timeout", timeout)

@@ -91,8 +91,8 @@ class WiredBinding:
     """Each parameter gets the result or the input key of its own name.
 
     Attributes:
-        positional: Names of positional-only parameters, in order.
-        keywords: Names of all other parameters.
+        positional: Names of positional-only parameters, in order, the context's too.
+        keywords: Names of all other parameters, without the context's.
         optional: Those of both that have a default value.
         context: The parameter that gets the `ExecutionContext`, or None.
     """
@@ -105,7 +105,7 @@ class WiredBinding:
     @property
     def names(self) -> tuple[str, ...]:
         """The parameters that are wired, without the one for the context."""
-        return self.positional + self.keywords
+        return tuple(n for n in self.positional if n != self.context) + self.keywords
 
     def bind(self, ctx: Any) -> Arguments:
         """Look each parameter up in the context."""
@@ -114,10 +114,13 @@ class WiredBinding:
         }
         args = []
         for name in self.positional:
-            if name in self.optional and name not in ctx:
+            if name == self.context:
+                args.append(ctx)
+            elif name in self.optional and name not in ctx:
                 break
-            args.append(ctx[name])
-        if self.context is not None:
+            else:
+                args.append(ctx[name])
+        if self.context is not None and self.context not in self.positional:
             kwargs[self.context] = ctx
         return tuple(args), kwargs
 
@@ -137,19 +140,18 @@ class WiredBinding:
             ) from error
         wired = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
         context = next((p.name for p in wired if _takes_context(p)), None)
-        wired = [p for p in wired if p.name != context]
+        keywords = [p for p in wired if p.kind is not p.POSITIONAL_ONLY and p.name != context]
         return cls(
             positional=tuple(p.name for p in wired if p.kind is p.POSITIONAL_ONLY),
-            keywords=tuple(p.name for p in wired if p.kind is not p.POSITIONAL_ONLY),
+            keywords=tuple(p.name for p in keywords),
             optional=frozenset(p.name for p in wired if p.default is not p.empty),
             context=context,
         )
 
 
 def _takes_context(parameter: inspect.Parameter) -> bool:
-    if parameter.kind is parameter.POSITIONAL_ONLY:
-        return False
     annotation = parameter.annotation
     # Annotations may be strings (PEP 563), types, or subscripted: `ExecutionContext[dict]`.
     text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
-    return parameter.name == "ctx" or text.rpartition(".")[2].startswith("ExecutionContext")
+    named = text.partition("[")[0].rpartition(".")[2]
+    return parameter.name == "ctx" or named == "ExecutionContext"

@@ -34,6 +34,10 @@ class RunView(Protocol):
         """Return whether any unit of the plan has this name."""
         ...
 
+    def other_units(self, unit: int) -> frozenset[str]:
+        """Return the plan's names, for a context that travels; nothing if they are very many."""
+        ...
+
     def remaining(self, unit: int) -> float:
         """Return seconds to the nearest deadline."""
         ...
@@ -114,7 +118,7 @@ class ExecutionContext(Mapping[str, Any], Generic[T]):
         return ctx
 
     @property
-    def run(self) -> RunView:
+    def view(self) -> RunView:
         """The run as this context sees it. For engines."""
         return self._run
 
@@ -236,6 +240,7 @@ class ExecutionContext(Mapping[str, Any], Generic[T]):
             self.attempt,
             self.run_id,
             self.remaining,
+            self._run.other_units(self._unit),
         )
 
 
@@ -248,8 +253,9 @@ def _restored(
     attempt: int,
     run_id: str,
     remaining: float,
+    others: frozenset[str],
 ) -> ExecutionContext[Any]:
-    run = DetachedRun(unit_id, input, unit_results, metrics, environment, run_id, remaining)
+    run = DetachedRun(unit_id, input, unit_results, metrics, environment, run_id, remaining, others)
     return ExecutionContext.of(run, 0, attempt)
 
 
@@ -271,6 +277,7 @@ class DetachedRun:
     environment: Mapping[str, Any]
     run_id: str
     limit: float = math.inf  # seconds to the nearest deadline, counted from `start_clock`
+    others: frozenset[str] = frozenset()
     emitted: list[Any] = field(default_factory=list)
     clock: Callable[[], float] | None = None
     deadline: float = math.inf
@@ -289,8 +296,12 @@ class DetachedRun:
         return self.unit_results
 
     def is_unit(self, name: object) -> bool:
-        """Return whether the name is among the given results."""
-        return name in self.unit_results
+        """Return whether a unit of the run is known to have this name."""
+        return name in self.others or name in self.unit_results
+
+    def other_units(self, unit: int) -> frozenset[str]:
+        """Return the names that `is_unit` knows."""
+        return self.others
 
     def remaining(self, unit: int) -> float:
         """Return seconds to the deadline, if one was given with a clock."""

@@ -12,28 +12,52 @@ from typing import Any
 _MOST_CANDIDATES = 2_000
 
 
-def did_you_mean(name: object, known: Iterable[str]) -> str:
+def did_you_mean(name: object, known: Iterable[object]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest of `known`, or an empty string."""
     from difflib import get_close_matches  # only when something is wrong already
 
-    near = get_close_matches(str(name), list(islice(known, _MOST_CANDIDATES)), n=1)
+    near = get_close_matches(str(name), map(str, islice(known, _MOST_CANDIDATES)), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
 class QuantumError(Exception):
-    """Base of all errors of this library."""
+    """Base of all errors of this library. They can be pickled and copied, notes included."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Not through __init__, whose arguments are others than `args`. A run's result stays where
+        # the run was: it holds the plan, and the plan the functions.
+        state = {name: None if name == "result" else it for name, it in vars(self).items()}
+        return _restored, (type(self), self.args, state)
+
+    def __copy__(self) -> "QuantumError":
+        return _restored(type(self), self.args, vars(self))
+
+
+def _restored(
+    kind: type[QuantumError], args: tuple[Any, ...], state: dict[str, Any]
+) -> QuantumError:
+    error = kind.__new__(kind)
+    error.args = args
+    vars(error).update(state)
+    return error
 
 
 class PlanError(QuantumError, ValueError):
     """A graph or a call was refused before anything ran.
 
-    Attributes:
+    Args:
+        message: What is wrong.
         problems: Every problem found, so that all of them can be mended at once.
     """
 
     def __init__(self, message: str, problems: Sequence["PlanError"] = ()) -> None:
         super().__init__(message)
-        self.problems: tuple[PlanError, ...] = tuple(problems) or (self,)
+        self._problems = tuple(problems)
+
+    @property
+    def problems(self) -> "tuple[PlanError, ...]":
+        """Every problem found; a lone problem is its own."""
+        return self._problems or (self,)
 
     @classmethod
     def of(cls, problems: Sequence["PlanError"]) -> "PlanError":
@@ -55,12 +79,16 @@ class UnknownDependencyError(PlanError):
 class CircularDependencyError(PlanError):
     """Units wait for each other in a circle.
 
-    Attributes:
-        cycle: The names along the circle, the first one again at its end.
+    Args:
+        cycle: The names along the circle, the first one again at its end; or a message.
     """
 
     def __init__(self, cycle: Sequence[str]) -> None:
-        self.cycle: tuple[str, ...] = tuple(cycle)
+        if isinstance(cycle, str):
+            self.cycle: tuple[str, ...] = ()
+            super().__init__(cycle)
+            return
+        self.cycle = tuple(cycle)
         super().__init__(
             f"units wait for each other in a circle: {' → '.join(_shortened(self.cycle))}. "
             "None of them could ever start; take one of these dependencies out"
@@ -126,9 +154,6 @@ class UnitTimeoutError(QuantumError, TimeoutError):
         self.limit = limit
         self.which = which
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.args[0], self.unit, self.attempt, self.limit, self.which)
-
 
 class WorkerCrashedError(QuantumError):
     """The worker process died while it ran a unit.
@@ -142,9 +167,6 @@ class WorkerCrashedError(QuantumError):
         super().__init__(message)
         self.unit = unit
         self.how = how
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.args[0], self.unit, self.how)
 
 
 class RemoteError(QuantumError):
@@ -161,9 +183,6 @@ class RemoteError(QuantumError):
         self.type_name = type_name
         self.remote_message = remote_message
         self.traceback = traceback
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.type_name, self.remote_message, self.traceback)
 
 
 class UndeclaredDependencyError(QuantumError, KeyError):

@@ -21,7 +21,7 @@ from quantum_async.core.errors import (
 from quantum_async.core.ranking import Ranking, ranked, ranking_of
 from quantum_async.core.simulate import Simulation, simulate
 from quantum_async.core.states import Strategy, parse
-from quantum_async.core.unit import QuantumUnit
+from quantum_async.core.unit import NO_FALLBACK, QuantumUnit
 
 Unit = QuantumUnit[Any, Any]
 
@@ -53,7 +53,7 @@ class ExecutionPlan:
         """How many units there are."""
         return len(self.names)
 
-    @cached_property
+    @property
     def levels(self) -> list[list[str]]:
         """Names by longest distance from a root. A picture: nothing waits for a level."""
         return [[self.names[n] for n in row] for row in self.rows]
@@ -92,7 +92,7 @@ class ExecutionPlan:
             }
         )
 
-    @cached_property
+    @property
     def critical_path(self) -> list[str]:
         """Names along the path with the largest sum of costs (each 1 where none is declared)."""
         path = graph.critical_path(self.edges_down, self.order, self.costs)
@@ -205,8 +205,8 @@ class ExecutionPlan:
     def fingerprint(self) -> str:
         """A short hash of names, edges, functions' names and options.
 
-        The same in every process and under every hash seed; code inside functions is not looked
-        at.
+        The same in every process and under every hash seed. Code inside functions is not looked
+        at; of policies, fallbacks and arguments only whether there are any.
         """
         import hashlib
 
@@ -262,12 +262,14 @@ def _identity(unit: Unit) -> tuple[Any, ...]:
     return (
         getattr(named, "__module__", ""),
         named.__qualname__,
-        options.timeout,
-        options.deadline,
+        *(None if it is None else float(it) for it in (options.timeout, options.deadline)),
         options.retries,
-        options.priority,
+        options.retry is not None,
+        options.fallback is not NO_FALLBACK,
+        float(options.priority),
         options.mode.value if options.mode else None,
-        options.cost,
+        options.cost and float(options.cost),
+        type(options.binding).__name__,
     )
 
 
@@ -295,10 +297,13 @@ def compile_plan(
         if not unit.declared and unit.options.plain:
             edges_up.append(())
             continue
-        problems.extend(_strangers(unit, units))
         ends = []
+        strangers = list(_strangers(unit, units))
+        problems.extend(UnknownDependencyError(_OTHERS.format(unit.id, it)) for it in strangers)
         for name in unit.dependencies:
             number = index.get(name)
+            if name in strangers:
+                continue
             if number is None:
                 problems.append(_unknown(unit, name, units))
             else:
@@ -317,17 +322,18 @@ def compile_plan(
     return ExecutionPlan(frozen, tuple(edges_up), edges_down, order, measured)
 
 
-def _strangers(unit: Unit, units: Mapping[str, Unit]) -> Iterable[PlanError]:
-    """Find handles that belong to another partitioner, or to a unit that was replaced."""
+_OTHERS = (
+    "unit {!r} depends on the handle {!r}, which belongs to another partitioner: units of one "
+    "graph must be declared on one partitioner"
+)
+
+
+def _strangers(unit: Unit, units: Mapping[str, Unit]) -> Iterable[str]:
+    """Yield names of handles that belong to another partitioner."""
     handles: list[Handle] = [after for after in unit.declared if isinstance(after, Handle)]
     if isinstance(unit.options.binding, ExactBinding):
         handles += unit.options.binding.handles()
-    for handle in handles:
-        if units.get(handle.id) is not handle:
-            yield UnknownDependencyError(
-                f"unit {unit.id!r} depends on the handle {handle.id!r}, which belongs to another "
-                "partitioner: units of one graph must be declared on one partitioner"
-            )
+    return (handle.id for handle in handles if units.get(handle.id) is not handle)
 
 
 def _unknown(unit: Unit, name: str, units: Mapping[str, Unit]) -> UnknownDependencyError:

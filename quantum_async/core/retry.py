@@ -156,7 +156,12 @@ def _check_tree(
         if isinstance(node, containers):
             waiting.extend(getattr(node, children, ()) or getattr(node, "wait_funcs", ()))
             continue
-        if inspect.iscoroutinefunction(node) or inspect.iscoroutinefunction(type(node).__call__):
+        if isinstance(node, type):
+            raise PlanError(
+                f"the {role} strategy {_name(node)} is a class: make a strategy of it, with ()"
+            )
+        asked = (node, type(node).__call__, getattr(node, "predicate", None))
+        if any(map(inspect.iscoroutinefunction, asked)):
             raise PlanError(
                 f"the {role} strategy {_name(node)} is asynchronous; it is asked between attempts "
                 "and must answer at once: give a plain function"

@@ -1,6 +1,5 @@
 """A second driver of the scheduler: modelled time, no loop."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
@@ -11,6 +10,7 @@ from quantum_async.core.graph import Edges
 from quantum_async.core.ranking import Ranking, ranked
 from quantum_async.core.scheduler import NOBODY, Scheduler
 from quantum_async.core.states import Strategy
+from quantum_async.core.unit import check_number, check_workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,7 @@ def simulate(
     strategy: Strategy,
 ) -> Simulation:
     """Run the scheduler of `plan` on modelled time; see `ExecutionPlan.simulate`."""
-    if max_workers is not None and max_workers < 1:
-        raise PlanError(f"max_workers must be at least 1, not {max_workers!r}")
+    check_workers(max_workers)
     seconds = _durations(plan, durations)
     # Units are ranked by the time they will take here, not by what was declared.
     ranking = plan.ranking(strategy) if seconds is plan.costs else ranked(plan, strategy, seconds)
@@ -97,9 +96,14 @@ def _durations(
                     f"{did_you_mean(name, plan.names)}"
                 )
         modelled = [durations.get(n, cost) for n, cost in zip(plan.names, plan.costs, strict=True)]
+    elif not callable(durations):
+        raise PlanError(
+            f"durations must be a mapping or a function of the unit's name, not {durations!r}"
+        )
     else:
         modelled = [durations(name) for name in plan.names]
     for name, value in zip(plan.names, modelled, strict=True):
-        if not isinstance(value, int | float) or math.isnan(value) or value < 0:
-            raise PlanError(f"the duration of unit {name!r} must not be negative or NaN: {value!r}")
+        if value is None:
+            raise PlanError(f"unit {name!r}: its duration must be a number, not None")
+        check_number(name, "its duration", value)
     return modelled

@@ -1,7 +1,9 @@
 """A unit of work as it was declared, and the handle that users hold of it."""
 
+import functools
 import inspect
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
@@ -260,14 +262,15 @@ def make_options(
         fallback = metadata["fallback_value"]
     if not (
         all(given is None for given in (timeout, deadline, retry, mode, cost))
-        and retries == priority == 0
+        and (type(retries), retries) == (int, 0)
+        and (type(priority), priority) == (int, 0)
         and fallback is NO_FALLBACK
         and binding is CONTEXT
     ):
         check_number(unit, "timeout", timeout)
         check_number(unit, "deadline", deadline)
         check_number(unit, "cost", cost)
-        check_number(unit, "priority", priority, least=-math.inf)
+        check_number(unit, "priority", 0 if priority is None else priority, least=-math.inf)
         if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
             raise PlanError(
                 f"unit {unit!r}: retries must be a whole number from 0 up, not {retries!r}"
@@ -278,7 +281,7 @@ def make_options(
             retries=retries,
             retry=_policy(unit, retry, retries),
             fallback=fallback,
-            priority=priority,
+            priority=priority or 0,
             mode=None if mode is None else parse(ExecutionMode, mode, f"unit {unit!r}: mode"),
             cost=cost,
             binding=binding,
@@ -311,8 +314,20 @@ def check_number(unit: str, option: str, value: Any, *, least: float = 0.0) -> N
     whose = f"unit {unit!r}: " if unit else ""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise PlanError(f"{whose}{option} must be a number, not {value!r}")
+    if isinstance(value, int) and abs(value) > sys.float_info.max:
+        raise PlanError(f"{whose}{option} is too large a number")
     if math.isnan(value) or value < least:
         raise PlanError(f"{whose}{option} must not be {'NaN' if value != value else 'negative'}")
+
+
+def check_workers(count: Any) -> None:
+    """Refuse what is no number of workers.
+
+    Raises:
+        PlanError: If it is neither None nor a whole number from 1 up.
+    """
+    if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+        raise PlanError(f"max_workers must be a whole number from 1 up, not {count!r}")
 
 
 def is_coroutine_function(fn: Callable[..., Any]) -> bool:
@@ -320,4 +335,6 @@ def is_coroutine_function(fn: Callable[..., Any]) -> bool:
     code = getattr(fn, "__code__", None)
     if code is not None and not hasattr(fn, "_is_coroutine_marker"):
         return bool(code.co_flags & inspect.CO_COROUTINE)
+    while isinstance(fn, functools.partial):
+        fn = fn.func
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(type(fn).__call__)

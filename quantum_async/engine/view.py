@@ -12,6 +12,7 @@ from quantum_async.core.context import DependencyResults
 from quantum_async.core.plan import ExecutionPlan
 
 _NONE: Mapping[str, Any] = {}
+_FEW = 256  # units whose names travel with each context
 
 
 class View:
@@ -28,6 +29,7 @@ class View:
 
     __slots__ = (
         "_emit",
+        "_few_names",
         "_plan",
         "_remaining",
         "_values",
@@ -53,6 +55,8 @@ class View:
         self.metrics = metrics
         self.environment = environment
         self.run_id = run_id
+        # A worker that is not told finds out later: the engine looks at the error it gets back.
+        self._few_names = frozenset(plan.names if plan.unit_count <= _FEW else ())
         self._remaining: Callable[[int], float] | None = None
         self._emit: Callable[[int, int, Any], None] | None = None
 
@@ -81,6 +85,10 @@ class View:
     def is_unit(self, name: object) -> bool:
         """Return whether a unit of the plan has this name."""
         return name in self._plan.index
+
+    def other_units(self, unit: int) -> frozenset[str]:
+        """Return the plan's names, for a context that travels; nothing if they are very many."""
+        return self._few_names
 
     def remaining(self, unit: int) -> float:
         """Return seconds to the nearest deadline."""

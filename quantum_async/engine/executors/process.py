@@ -281,7 +281,7 @@ def _crashed(job: Job, how: str) -> WorkerCrashedError:
 
 
 def _how_it_ended(process: Process | None) -> str:
-    code = None if process is None else process.returncode
+    code = None if process is None else _exit_status(process)
     if code is None:
         return ""
     if code >= 0:
@@ -289,6 +289,19 @@ def _how_it_ended(process: Process | None) -> str:
     with suppress(ValueError):
         return signal.Signals(-code).name
     return f"signal {-code}"
+
+
+def _exit_status(process: Process) -> int | None:
+    """Return how a process ended: negative for a signal, None while that is unknown.
+
+    anyio kills a worker that stopped answering. Where it is dead already, that call collects its
+    exit status into the `Popen` object, and asyncio's watcher, which comes too late, makes it 255.
+    """
+    with suppress(Exception):
+        popen = process._process._transport.get_extra_info("subprocess")  # type: ignore[attr-defined]
+        if popen.returncode is not None:
+            return int(popen.returncode)
+    return process.returncode
 
 
 def _anyio_process(pid: int) -> Process | None:

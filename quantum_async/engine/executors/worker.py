@@ -102,8 +102,8 @@ def _run(blob: bytes) -> tuple[str, bytes, bytes]:
 def _run_of(arguments: tuple[Any, ...]) -> DetachedRun | None:
     """Return what stands for the run, if the unit was given its context."""
     for argument in arguments:
-        if isinstance(argument, ExecutionContext) and isinstance(argument.run, DetachedRun):
-            return argument.run
+        if isinstance(argument, ExecutionContext) and isinstance(argument.view, DetachedRun):
+            return argument.view
     return None
 
 
