@@ -7,15 +7,12 @@ hash seed. Equal keys in flight are computed once: who comes second waits for th
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from quantum_async.core.context import Around, ExecutionContext
 from quantum_async.core.plan import Unit
-from quantum_async.core.unit import QuantumUnit
+from quantum_async.core.unit import QuantumUnit, R, T
 from quantum_async.partitioner import QuantumPartitioner
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 _CONTAINERS = (list, tuple, set, frozenset)
 

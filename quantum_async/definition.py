@@ -15,12 +15,17 @@ from quantum_async.core.errors import (
 from quantum_async.core.plan import ExecutionPlan, compile_plan
 from quantum_async.core.retry import RetryPolicy
 from quantum_async.core.states import ExecutionMode
-from quantum_async.core.unit import NO_FALLBACK, QuantumUnit, make_options
+from quantum_async.core.unit import (
+    NO_FALLBACK,
+    QuantumUnit,
+    R,
+    T,
+    is_async_generator_function,
+    make_options,
+)
 from quantum_async.engine.placement import PROCESS, place_of
 from quantum_async.result import RunResult
 
-T = TypeVar("T")
-R = TypeVar("R")
 X = TypeVar("X")
 
 After = Sequence["str | QuantumUnit[Any, Any]"]
@@ -205,7 +210,7 @@ class Definition(Generic[T, R]):
             fn = fn.function
         if not callable(fn):
             raise PlanError(f"unit {name!r}: {fn!r} cannot be called")
-        if inspect.isasyncgenfunction(fn):
+        if is_async_generator_function(fn):
             raise PlanError(
                 f"unit {name!r} is an asynchronous generator, and a unit gives one result: collect "
                 "the items in a coroutine function and return the list"

@@ -43,7 +43,7 @@ from quantum_async.engine.view import View
 from quantum_async.observe.log import complain, context_binder
 from quantum_async.request import Names, RunRequest
 from quantum_async.result import RunResult
-from quantum_async.tuning import usable_cpus
+from quantum_async.tuning import machine_load, usable_cpus
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ def launch(plan: ExecutionPlan, request: RunRequest) -> Engine:
     if request.strategy is Strategy.ADAPTIVE and not sequential:
         from quantum_async.engine.adaptive import Governor
 
-        companions.append(Governor(scheduler, cpus, request.max_workers))
+        companions.append(Governor(scheduler, cpus, request.max_workers, machine_load))
     clock = time.perf_counter
     run_id = request.run_id or os.urandom(6).hex()
     ledger = Ledger(plan, scheduler, run_id, time.time(), clock(), placement.places)
@@ -237,7 +237,8 @@ def _check_input(plan: ExecutionPlan, request: RunRequest, scope: Scope) -> None
         if key in plan.index
     ]
     idle = scope.given.keys() | set(scope.outside)
-    for number, unit in enumerate(plan.handles):
+    for number in plan.wired:
+        unit = plan.handles[number]
         binding = unit.options.binding
         if isinstance(binding, WiredBinding) and number not in idle:
             needed = [n for n in binding.names if n not in binding.optional]

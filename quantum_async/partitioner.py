@@ -3,13 +3,13 @@
 import asyncio
 import functools
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 from quantum_async.blocking import run_blocking
 from quantum_async.core.context import Around
 from quantum_async.core.plan import Unit
 from quantum_async.core.states import ExecutionMode, FailurePolicy, Strategy, UnitState, parse
-from quantum_async.core.unit import QuantumUnit
+from quantum_async.core.unit import QuantumUnit, R, T
 from quantum_async.definition import Definition
 from quantum_async.engine.bus import Observer
 from quantum_async.observe.hooks import Hooks
@@ -18,9 +18,6 @@ from quantum_async.observe.stream import EventStream
 from quantum_async.request import Names, RunRequest, check_limits
 from quantum_async.result import RunResult
 from quantum_async.verdict import failed, first_error, out_of_time
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 class QuantumPartitioner(Definition[T, R]):
@@ -53,7 +50,7 @@ class QuantumPartitioner(Definition[T, R]):
         10
     """
 
-    #: Called with a unit's name when its first attempt starts. Assign it, or override it.
+    #: Called with a unit's name when its first attempt starts.
     on_unit_start: Callable[[str], object] | None = None
     #: Called with a unit's name and result when it has completed.
     on_unit_complete: Callable[[str, Any], object] | None = None

@@ -44,6 +44,17 @@ class RunResult(Mapping[str, Any]):
             return value
         raise KeyError(self._why_not(name))
 
+    @overload
+    def get(self, key: QuantumUnit[Any, R], default: R | None = ...) -> R | None: ...
+    @overload
+    def get(self, key: str, default: Any = ...) -> Any: ...
+    def get(self, key: str | QuantumUnit[Any, Any], default: Any = None) -> Any:
+        """Return a unit's result, or `default` if it has none."""
+        try:
+            return self[key]
+        except KeyError:
+            return default
+
     def _why_not(self, name: object) -> str:
         record = self.units.get(name)  # type: ignore[call-overload]
         if record is None:

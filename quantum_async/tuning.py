@@ -2,7 +2,8 @@
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from quantum_async.core.plan import ExecutionPlan
@@ -56,6 +57,37 @@ def _quota(file: str) -> float | None:
 def _read(file: str) -> str:
     with open(file, encoding="ascii") as lines:
         return lines.read()
+
+
+def machine_load() -> tuple[float, float]:
+    """Return runnable tasks a usable CPU (a minute's average), and the share of memory in use.
+
+    What the system does not tell by itself is asked of psutil (extra ``adaptive``); without it
+    the answer is 0.
+    """
+    return _cpu_load(), _memory_used()
+
+
+def _cpu_load() -> float:
+    with suppress(OSError, AttributeError):
+        return os.getloadavg()[0] / usable_cpus()
+    return _ask_psutil(lambda psutil: psutil.cpu_percent() / 100)
+
+
+def _memory_used() -> float:
+    with suppress(OSError, ValueError, KeyError):
+        rows = (row.partition(":") for row in _read("/proc/meminfo").splitlines())
+        kib = {key: int(rest.split()[0]) for key, _, rest in rows}
+        return 1 - kib["MemAvailable"] / kib["MemTotal"]
+    return _ask_psutil(lambda psutil: psutil.virtual_memory().percent / 100)
+
+
+def _ask_psutil(question: Callable[[Any], float]) -> float:
+    try:
+        import psutil
+    except ImportError:
+        return 0.0
+    return question(psutil)
 
 
 def select_optimal_workers(

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from quantum_async.core import graph
-from quantum_async.core.binding import ExactBinding, Handle
+from quantum_async.core.binding import ExactBinding, Handle, WiredBinding
 from quantum_async.core.errors import (
     CircularDependencyError,
     PlanError,
@@ -163,6 +163,18 @@ class ExecutionPlan:
         """Priority of each unit; None if all are alike."""
         found = [unit.options.priority for unit in self.handles]
         return found if any(found) else None
+
+    @cached_property
+    def wired(self) -> tuple[int, ...]:
+        """Units whose parameters are wired by name."""
+        return tuple(
+            n for n, u in enumerate(self.handles) if isinstance(u.options.binding, WiredBinding)
+        )
+
+    @cached_property
+    def placements(self) -> dict[Any, Any]:
+        """Where its units run under each mode, kept here by who finds that out."""
+        return {}
 
     @cached_property
     def sinks(self) -> tuple[int, ...]:

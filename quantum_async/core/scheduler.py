@@ -158,36 +158,30 @@ class Scheduler:
         """Return the best ready unit that has a slot, and take the slot; `NOBODY` if none has."""
         if self.used >= self.max_running:
             return NOBODY
-        best_lane, best = NOBODY, _NO_LIMIT
-        for lane, limit in enumerate(self.slots):
-            if self.lane_used[lane] < limit:
-                rank = self._first(lane)
-                if rank < best:
-                    best_lane, best = lane, rank
-        if best_lane == NOBODY:
-            return NOBODY
-        batch = self._sorted[best_lane]
-        if batch and batch[-1] == best:
-            batch.pop()
-        else:
-            heappop(self._heaps[best_lane])
-        unit = self._units[best]
+        while True:
+            best_lane, best = NOBODY, _NO_LIMIT
+            for lane, limit in enumerate(self.slots):
+                if self.lane_used[lane] < limit:
+                    batch, heap = self._sorted[lane], self._heaps[lane]
+                    rank = batch[-1] if batch else _NO_LIMIT
+                    if heap and heap[0] < rank:
+                        rank = heap[0]
+                    if rank < best:
+                        best_lane, best = lane, rank
+            if best_lane == NOBODY:
+                return NOBODY
+            batch = self._sorted[best_lane]
+            if batch and batch[-1] == best:
+                batch.pop()
+            else:
+                heappop(self._heaps[best_lane])
+            unit = self._units[best]
+            if self.phase[unit] == READY:  # else it ended while it was queued
+                break
         self.phase[unit] = RUNNING
         self.used += 1
         self.lane_used[best_lane] += 1
         return unit
-
-    def _first(self, lane: int) -> int:
-        """Return the best rank in a lane's queue, after dropping those that ended in it."""
-        batch, heap = self._sorted[lane], self._heaps[lane]
-        phase, units = self.phase, self._units
-        while batch and phase[units[batch[-1]]] != READY:
-            batch.pop()
-        while heap and phase[units[heap[0]]] != READY:
-            heappop(heap)
-        if batch and (not heap or batch[-1] < heap[0]):
-            return batch[-1]
-        return heap[0] if heap else _NO_LIMIT
 
     def _enqueue(self, unit: int) -> None:
         self.phase[unit] = READY

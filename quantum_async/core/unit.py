@@ -3,11 +3,11 @@
 import functools
 import inspect
 import math
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from typing import Any, Final, Generic, Protocol, TypeVar
+from sys import float_info
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol
 
 from quantum_async.core.binding import CONTEXT, Binding, ExactBinding, Handle, WiredBinding
 from quantum_async.core.errors import PlanError
@@ -15,8 +15,17 @@ from quantum_async.core.record import UnitRecord
 from quantum_async.core.retry import RetryPolicy
 from quantum_async.core.states import ExecutionMode, UnitState, parse
 
-T = TypeVar("T")
-R = TypeVar("R")
+if TYPE_CHECKING:
+    # With defaults, so that a plain `QuantumPartitioner()` needs no annotation.
+    from typing_extensions import TypeVar
+
+    T = TypeVar("T", default=Any)
+    R = TypeVar("R", default=Any)
+else:
+    from typing import TypeVar
+
+    T = TypeVar("T")
+    R = TypeVar("R")
 
 
 class _NoFallback:
@@ -261,7 +270,11 @@ def make_options(
     if fallback is NO_FALLBACK and metadata and "fallback_value" in metadata:
         fallback = metadata["fallback_value"]
     if not (
-        all(given is None for given in (timeout, deadline, retry, mode, cost))
+        timeout is None
+        and deadline is None
+        and retry is None
+        and mode is None
+        and cost is None
         and (type(retries), retries) == (int, 0)
         and (type(priority), priority) == (int, 0)
         and fallback is NO_FALLBACK
@@ -314,7 +327,7 @@ def check_number(unit: str, option: str, value: Any, *, least: float = 0.0) -> N
     whose = f"unit {unit!r}: " if unit else ""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise PlanError(f"{whose}{option} must be a number, not {value!r}")
-    if isinstance(value, int) and abs(value) > sys.float_info.max:
+    if isinstance(value, int) and abs(value) > float_info.max:
         raise PlanError(f"{whose}{option} is too large a number")
     if math.isnan(value) or value < least:
         raise PlanError(f"{whose}{option} must not be {'NaN' if value != value else 'negative'}")
@@ -328,6 +341,12 @@ def check_workers(count: Any) -> None:
     """
     if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
         raise PlanError(f"max_workers must be a whole number from 1 up, not {count!r}")
+
+
+def is_async_generator_function(fn: Callable[..., Any]) -> bool:
+    """Return whether calling `fn` gives an asynchronous generator."""
+    code = getattr(fn, "__code__", None)
+    return code is not None and bool(code.co_flags & inspect.CO_ASYNC_GENERATOR)
 
 
 def is_coroutine_function(fn: Callable[..., Any]) -> bool:

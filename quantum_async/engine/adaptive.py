@@ -6,12 +6,8 @@ loop lags, the CPUs are overloaded or memory runs out.
 """
 
 import asyncio
-import os
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from quantum_async.core.scheduler import Scheduler
 from quantum_async.engine.setup import Resizable
@@ -57,12 +53,20 @@ class Governor:
         scheduler: Whose slots they are.
         cpus: How many CPUs may be used.
         most: The user's limit, or None.
+        load: Gives runnable tasks a usable CPU, and the share of the memory in use.
     """
 
-    def __init__(self, scheduler: Scheduler, cpus: int, most: int | None) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        cpus: int,
+        most: int | None,
+        load: Callable[[], tuple[float, float]],
+    ) -> None:
         self._scheduler = scheduler
         self._cpus = cpus
         self._most = most or _MOST
+        self._load = load
         self._run: Resizable | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -83,32 +87,10 @@ class Governor:
 
     def _tick(self, due: float) -> None:
         lag = asyncio.get_running_loop().time() - due
-        load = Load(lag=lag, cpu=_cpu_load(self._cpus), memory=_memory_used())
+        cpu, memory = self._load()
+        load = Load(lag=lag, cpu=cpu, memory=memory)
         limit, used = self._scheduler.max_running, self._scheduler.used
         changed = next_limit(limit, self._most, load, all_used=used >= limit)
         if changed != limit and self._run is not None:
             self._run.resize(changed)
         self._watch()
-
-
-def _cpu_load(cpus: int) -> float:
-    with suppress(OSError, AttributeError):
-        return os.getloadavg()[0] / cpus
-    return _ask_psutil(lambda psutil: psutil.cpu_percent() / 100)
-
-
-def _memory_used() -> float:
-    with suppress(OSError, ValueError, KeyError):
-        rows = Path("/proc/meminfo").read_text().splitlines()
-        kib = {key: int(rest.split()[0]) for key, _, rest in (row.partition(":") for row in rows)}
-        return 1 - kib["MemAvailable"] / kib["MemTotal"]
-    return _ask_psutil(lambda psutil: psutil.virtual_memory().percent / 100)
-
-
-def _ask_psutil(question: Callable[[Any], float]) -> float:
-    """Ask psutil (extra ``adaptive``), for systems that tell their load in no other way."""
-    try:
-        import psutil
-    except ImportError:
-        return 0.0
-    return question(psutil)

@@ -303,7 +303,7 @@ class Engine:
             coroutine = attempt_plain(self._outcomes, unit, handle.function, ctx)
         else:
             coroutine = self._full_attempt(unit, ctx, place)
-        self.spawn(unit, coroutine, f"{name}#{attempt}")
+        self.spawn(unit, coroutine, f"{ledger.run_id}/{name}#{attempt}")
 
     def _full_attempt(
         self, unit: int, ctx: ExecutionContext[Any], place: Work
@@ -327,12 +327,11 @@ class Engine:
         limit = nearest(now, options.timeout, options.deadline, first)
         return attempt_full(self._outcomes, unit, job, work if around is None else wrapped, limit)
 
-    def spawn(self, unit: int, coroutine: Coroutine[Any, Any, None], purpose: str) -> None:
+    def spawn(self, unit: int, coroutine: Coroutine[Any, Any, None], name: str) -> None:
         """Run a coroutine as the unit's task, in context variables of its own."""
         context = self._context.copy()
         if self._setup.bind is not None:
             context.run(self._setup.bind, self._names[unit], self._ledger.attempts[unit])
-        name = f"{self._ledger.run_id}/{purpose}"
         if _EAGER:
             task = asyncio.Task(
                 coroutine,
@@ -367,7 +366,8 @@ class Engine:
     def ended(self, unit: int) -> None:
         """The unit's attempt is over: forget its task, and see what may start now."""
         self._tasks.pop(unit, None)
-        self._scopes.pop(unit, None)
+        if self._scopes:
+            self._scopes.pop(unit, None)
         if not self._pumping:
             self.poke()
 

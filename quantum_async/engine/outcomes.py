@@ -55,7 +55,7 @@ class Driver(Protocol):
         """Return seconds to the unit's own deadline; infinite without one."""
         ...
 
-    def spawn(self, unit: int, coroutine: Coroutine[Any, Any, None], purpose: str) -> None:
+    def spawn(self, unit: int, coroutine: Coroutine[Any, Any, None], name: str) -> None:
         """Run a coroutine as the unit's task."""
         ...
 
@@ -206,7 +206,8 @@ class Outcomes:
             self._fell_back(unit, fallback, job)
         else:
             self._driver.ended(unit)
-            self._driver.spawn(unit, self._call_fallback(unit, fallback, error, job), "fallback")
+            name = f"{self._ledger.run_id}/{self._names[unit]}#fallback"
+            self._driver.spawn(unit, self._call_fallback(unit, fallback, error, job), name)
 
     def _ended_badly(
         self, unit: int, error: BaseException, phase: int, job: Job | None, note: str
@@ -276,16 +277,13 @@ class Outcomes:
         ledger = self._ledger
         ledger.results[unit] = value
         ledger.ends[unit] = self._clock()
-        error = None
-        if unit in ledger.errors:
-            # What a later attempt made good is over; what a fallback stands for is kept.
-            error = ledger.errors[unit] if unit in ledger.fallbacks else ledger.errors.pop(unit)
-        self._scheduler.complete(unit, keeps_slot=self._keeps_slot(job))
+        if ledger.errors and unit not in ledger.fallbacks:
+            ledger.errors.pop(unit, None)  # a later attempt has made it good
+        self._scheduler.complete(unit, keeps_slot=job is not None and self._keeps_slot(job))
         if self._tells_end:
-            where = self._where_ran(unit)
-            shown = error if unit in ledger.fallbacks else None
-            took = self._elapsed(unit)
-            self._setup.bus.tell(UnitCompleted, *self._who(unit), value, where, took, shown)
+            where, took = self._where_ran(unit), self._elapsed(unit)
+            error = ledger.errors.get(unit)
+            self._setup.bus.tell(UnitCompleted, *self._who(unit), value, where, took, error)
         if self._consumers is not None:
             self._released(unit)
         self._driver.ended(unit)

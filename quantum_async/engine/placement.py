@@ -42,11 +42,16 @@ class Placement:
 def place_units(plan: ExecutionPlan, mode: ExecutionMode, strategy: Strategy) -> Placement:
     """Decide for each unit where it runs under a run's mode and strategy."""
     balanced = strategy is Strategy.RESOURCE_BALANCED
+    known = plan.placements.get((mode, balanced))
+    if known is not None:
+        return known  # type: ignore[no-any-return]
     found: dict[str, int] = {}
     lanes = bytearray(plan.unit_count)
     for number, unit in enumerate(plan.handles):
         lanes[number] = found.setdefault(place_of(unit, mode, balanced=balanced), len(found))
-    return Placement(tuple(found) or (LOOP,), bytes(lanes) if len(found) > 1 else None)
+    placement = Placement(tuple(found) or (LOOP,), bytes(lanes) if len(found) > 1 else None)
+    plan.placements[mode, balanced] = placement
+    return placement
 
 
 def place_of(unit: Unit, mode: ExecutionMode, *, balanced: bool = False) -> str:
