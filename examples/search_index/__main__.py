@@ -1,0 +1,116 @@
+"""`python -m examples.search_index [DIR] [--db FILE]`: build, ask three things, say how it went."""
+
+import argparse
+import asyncio
+import contextlib
+import io
+import os
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator, Sequence
+
+from examples.search_index import pipeline, report
+from examples.search_index.documents import NoDocumentsError, check_folder, printable
+from examples.search_index.progress import Progress
+from examples.search_index.store import ForeignFileError, check_replaceable
+from quantum_async import ExecutionError
+
+REFUSED, FAILED, INTERRUPTED = 2, 1, 130  # exit codes, as argparse and the shell have them
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the job and return its exit code.
+
+    Args:
+        arguments: The command line's, without the program's name; those of this process by default.
+    """
+    _print_anything()
+    wanted = _parser().parse_args(arguments)
+    root = os.path.abspath(wanted.folder or sysconfig.get_path("stdlib"))
+    try:
+        check_folder(root)
+        if wanted.db:
+            check_replaceable(wanted.db)
+    except (NoDocumentsError, ForeignFileError) as error:
+        return _complain(str(error), REFUSED)
+    try:
+        with _database(wanted.db) as database:
+            print(asyncio.run(index(root, database)))
+    except ExecutionError as error:
+        failed = [
+            f"{unit} failed: {type(why).__name__}: {why}" for unit, why in error.errors.items()
+        ]
+        return _complain("\n".join(failed), FAILED)
+    except KeyboardInterrupt:
+        return _complain("Interrupted.", INTERRUPTED)
+    if wanted.db:
+        print(f"\nThe index is in {printable(wanted.db)}.")
+    else:
+        print("\nThe index was a temporary file; --db FILE keeps it.")
+    return 0
+
+
+async def index(root: str, database: str) -> str:
+    """Run the graph, with progress on standard error, and return the text to print.
+
+    Args:
+        root: The folder to index.
+        database: The file to write.
+    """
+    progress, stopwatch = Progress(), pipeline.Stopwatch()
+    flow = pipeline.build(root, database)
+    try:
+        result = await flow.run(observers=[pipeline.watch(progress), stopwatch])
+    finally:
+        progress.close()
+    run = report.figures(
+        result.units.values(),
+        result.critical_path,
+        wall=result.metrics["total_duration"],
+        summed=stopwatch.busy,
+        cpus=pipeline.usable_cpus(),
+    )
+    return f"{report.format_figures(run)}\n\n{result['report']}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.search_index",
+        description="Index the Python files of a folder, and ask the index three things.",
+    )
+    parser.add_argument(
+        "folder",
+        metavar="DIR",
+        nargs="?",
+        help="the folder; by default this Python's standard library",
+    )
+    parser.add_argument(
+        "--db", metavar="FILE", help="keep the index there; an index that is there is replaced"
+    )
+    return parser
+
+
+@contextlib.contextmanager
+def _database(wanted: str | None) -> Iterator[str]:
+    if wanted:
+        yield os.path.abspath(wanted)
+    else:
+        with tempfile.TemporaryDirectory(prefix="search_index.") as folder:
+            yield os.path.join(folder, "index.db")
+
+
+def _print_anything() -> None:
+    # A docstring may hold what the terminal's encoding does not.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _complain(sentence: str, code: int) -> int:
+    print(sentence, file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
