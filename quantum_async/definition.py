@@ -22,6 +22,7 @@ from quantum_async.core.unit import (
     T,
     is_async_generator_function,
     make_options,
+    takes_nothing,
 )
 from quantum_async.engine.placement import PROCESS, place_of
 from quantum_async.result import RunResult
@@ -106,6 +107,11 @@ class Definition(Generic[T, R]):
             PlanError: For any value that could not be meant, naming the unit and the value.
         """
         binding: Binding = CONTEXT
+        if args is None and kwargs is None and takes_nothing(fn):
+            raise PlanError(
+                f"add_unit calls fn(ctx), and {fn!r} takes no argument: give it one, or args=[] to "
+                "have it called without"
+            )
         if args is not None or kwargs is not None:
             binding = ExactBinding(tuple(args or ()), dict(kwargs or {}))
             try:

@@ -25,7 +25,6 @@ from quantum_async.engine.attempt import Work, inline, on_loop, settled
 from quantum_async.engine.bus import Bus
 from quantum_async.engine.engine import Engine
 from quantum_async.engine.executors import Executor, Job
-from quantum_async.engine.executors.futures import FuturesExecutor
 from quantum_async.engine.executors.thread import ThreadExecutor
 from quantum_async.engine.ledger import Ledger
 from quantum_async.engine.placement import (
@@ -71,7 +70,6 @@ def launch(plan: ExecutionPlan, request: RunRequest) -> Engine:
     placement = place_units(plan, request.mode, request.strategy)
     _check_input(plan, request, scope)
     executors, companions = _executors(plan, request, placement, scope)
-    custom = executors.get(CUSTOM)
     cpus = usable_cpus()
     sequential = request.mode is ExecutionMode.SEQUENTIAL
     scheduler = Scheduler(
@@ -82,7 +80,7 @@ def launch(plan: ExecutionPlan, request: RunRequest) -> Engine:
             placement,
             cpus=cpus,
             max_workers=request.max_workers,
-            custom_slots=custom.slots if isinstance(custom, FuturesExecutor) else None,
+            custom_slots=getattr(executors.get(CUSTOM), "slots", None),
             strategy=request.strategy,
         ),
         max_running=1 if sequential else request.max_workers,
@@ -144,6 +142,8 @@ def _executors(
     if THREAD in placement.places:
         executors[THREAD] = ThreadExecutor()
     if CUSTOM in placement.places:
+        from quantum_async.engine.executors.futures import FuturesExecutor
+
         executors[CUSTOM] = FuturesExecutor(request.custom_executor)
     settled_before = scope.given.keys() | set(scope.outside)
     cpu_bound = [
@@ -255,6 +255,8 @@ def _missing(
     why = (
         "" if isinstance(given, Mapping | None) else f" (it is no mapping: {type(given).__name__})"
     )
+    if name == "context":
+        near = "; for the ExecutionContext, name it 'ctx' or annotate it"
     return MissingInputError(
         f"unit {unit.id!r} has a parameter {name!r}, and neither a unit nor a key of the run's "
         f"input{why} has that name{near}; give it in the input, or give the parameter a default"

@@ -21,7 +21,8 @@ def failed(result: RunResult) -> ExecutionError:
         lines.append(f"  {name}: {type(error).__name__}: {error}{tries}")
     if len(errors) > _MOST:
         lines.append(f"  … and {len(errors) - _MOST} more, in .errors")
-    lines.append("results of the others are in .result and get_partial_results()")
+    if len(result):
+        lines.append("results of the others are in .result and get_partial_results()")
     return ExecutionError("\n".join(lines), errors, result)
 
 

@@ -1,9 +1,23 @@
 """What happened to one unit in one run."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from quantum_async.core.states import UnitState
+
+
+class Usage(NamedTuple):
+    """What an attempt cost in another process.
+
+    Attributes:
+        pid: The process.
+        cpu_time: Seconds of processor time of the attempt.
+        peak_memory: The most memory that the process ever held, in bytes; 0 if it is unknown.
+    """
+
+    pid: int
+    cpu_time: float
+    peak_memory: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +40,7 @@ class UnitRecord:
         fallback_used: Whether `result` is the unit's fallback.
         cause: Why it ended as it did, where the state alone does not say it: the root failure of
             a skipped unit, who cancelled it, that its thread is still running.
+        usage: Process, processor time and memory of its last attempt, if it ran in a process.
     """
 
     name: str
@@ -40,3 +55,4 @@ class UnitRecord:
     ran_on: str | None = None
     fallback_used: bool = False
     cause: str | None = None
+    usage: Usage | None = None

@@ -343,6 +343,12 @@ def check_workers(count: Any) -> None:
         raise PlanError(f"max_workers must be a whole number from 1 up, not {count!r}")
 
 
+def takes_nothing(fn: Callable[..., Any]) -> bool:
+    """Return whether a plain Python function can take no positional argument."""
+    code = getattr(fn, "__code__", None)
+    return code is not None and not code.co_argcount and not code.co_flags & inspect.CO_VARARGS
+
+
 def is_async_generator_function(fn: Callable[..., Any]) -> bool:
     """Return whether calling `fn` gives an asynchronous generator."""
     code = getattr(fn, "__code__", None)

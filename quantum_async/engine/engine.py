@@ -313,6 +313,7 @@ class Engine:
         lane = self._scheduler.lanes[unit]
         job = Job(handle.id, ctx.attempt, handle.function, ctx)
         job.returned = partial(self._thread_returned, job, lane)
+        job.measured = partial(self._ledger.usage.__setitem__, unit)
 
         async def work(job: Job) -> Any:
             # Bound inside the attempt: an error in it is the unit's own.

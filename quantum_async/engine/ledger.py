@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from quantum_async.core.plan import ExecutionPlan
-from quantum_async.core.record import UnitRecord
+from quantum_async.core.record import UnitRecord, Usage
 from quantum_async.core.scheduler import (
     CANCELED,
     FAILED,
@@ -57,6 +57,7 @@ class Ledger:
         roots: For each skipped unit the failed unit that is to blame.
         causes: Why a unit ended, where nothing else says it.
         stop_cause: Why the run was stopped; None if it ran to its end.
+        usage: What units cost that ran in other processes.
         metrics: What units recorded.
         lost: Seconds spent in attempts that were repeated, and in back-off.
     """
@@ -78,6 +79,7 @@ class Ledger:
     roots: dict[int, int] = field(default_factory=dict)
     causes: dict[int, str] = field(default_factory=dict)
     stop_cause: str | None = None
+    usage: dict[int, Usage] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     lost: float = 0.0
 
@@ -123,6 +125,7 @@ class Ledger:
             or (self.where[scheduler.lanes[unit]] if attempts else None),
             fallback_used=unit in self.fallbacks,
             cause=self.cause(unit),
+            usage=self.usage.get(unit),
         )
 
     def cause(self, unit: int) -> str | None:

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from quantum_async.core.context import ExecutionContext
+from quantum_async.core.record import Usage
 
 
-def _nothing() -> None:
+def _nothing(*_: object) -> None:
     """Nobody is to be told."""
 
 
@@ -25,6 +26,7 @@ class Job:
         returned: What a place calls, from any thread, when work that outlived its attempt ends.
         restart_clock: What a place calls when the work begins that it had to prepare for: a worker
             process is started outside any unit's time limit.
+        measured: What a place calls with what the attempt cost, if it can tell.
         late: Whether the work outlived its attempt: it keeps its slot until `returned`.
     """
 
@@ -36,6 +38,7 @@ class Job:
     kwargs: dict[str, Any] = field(default_factory=dict)
     returned: Callable[[], None] = _nothing
     restart_clock: Callable[[], None] = _nothing
+    measured: Callable[[Usage], None] = _nothing
     late: bool = False
 
     def __call__(self) -> Any:

@@ -2,10 +2,19 @@
 
 import asyncio
 import concurrent.futures
+import pickle
 from typing import Any
 
 from quantum_async.core.errors import PlanError
 from quantum_async.engine.executors.base import Job
+from quantum_async.engine.executors.envelope import Answer, answer, any_pickle, opened
+from quantum_async.engine.executors.packing import pack
+
+# Jobs travel to these as they do to our own workers: lambdas too, and with all that comes back.
+_PROCESS_POOLS = {
+    "concurrent.futures.process.ProcessPoolExecutor",
+    "loky.process_executor.ProcessPoolExecutor",
+}
 
 
 class FuturesExecutor:
@@ -32,6 +41,7 @@ class FuturesExecutor:
         except RuntimeError as error:
             raise PlanError(f"custom_executor takes no work: {error}") from error
         self._pool = pool
+        self._other_process = _runs_elsewhere(pool)
 
     @property
     def slots(self) -> int | None:
@@ -41,14 +51,29 @@ class FuturesExecutor:
 
     async def run(self, job: Job) -> Any:
         """Run a job in the pool; see `Executor.run`."""
-        future: concurrent.futures.Future[Any] = self._pool.submit(
-            job.function, *job.args, **job.kwargs
-        )
+        future: concurrent.futures.Future[Any]
+        if self._other_process:
+            blob = pack(job.function, job.args, job.kwargs)
+            future = self._pool.submit(_call_elsewhere, blob)
+        else:
+            future = self._pool.submit(job)
         try:
-            return await asyncio.wrap_future(future)
+            value = await asyncio.wrap_future(future)
         except asyncio.CancelledError:
             # What has not started is taken back; what runs cannot be stopped.
             job.late = not future.cancel() and not future.done()
             if job.late:
                 future.add_done_callback(lambda _: job.returned())
             raise
+        return opened(job, value) if self._other_process else value
+
+
+def _call_elsewhere(blob: bytes) -> Answer:
+    """Run a packed call in a process of the user's pool."""
+    return answer(lambda: pickle.loads(blob), any_pickle)
+
+
+def _runs_elsewhere(pool: Any) -> bool:
+    """Return whether a pool's jobs run in other processes."""
+    kinds = {f"{kind.__module__}.{kind.__name__}" for kind in type(pool).__mro__}
+    return not kinds.isdisjoint(_PROCESS_POOLS)

@@ -16,7 +16,7 @@ from typing import Any
 
 import cloudpickle
 
-from quantum_async.core.errors import PlanError, RemoteError, UnpicklableUnitError
+from quantum_async.core.errors import PlanError, UnpicklableUnitError
 from quantum_async.core.plan import Unit
 
 
@@ -39,24 +39,6 @@ def dumps(value: Any) -> bytes:
 def pack(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
     """Pickle a call."""
     return dumps((function, tuple(args), dict(kwargs)))
-
-
-def unpack_error(content: bytes) -> BaseException:
-    """Return the exception that a worker described, or a `RemoteError` in its place.
-
-    The worker's traceback is in its notes: tracebacks themselves cannot travel.
-    """
-    type_name, message, trace, itself = pickle.loads(content)
-    error: BaseException | None = None
-    if itself is not None:
-        try:
-            error = pickle.loads(itself)
-        except Exception:
-            error = None
-    if error is None:
-        error = RemoteError(type_name, message, trace)
-    error.add_note(f"in the worker process:\n{trace.rstrip()}")
-    return error
 
 
 @lru_cache(maxsize=1024)

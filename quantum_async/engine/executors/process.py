@@ -17,7 +17,6 @@ One pool serves all runs of an event loop, and ends with it.
 import asyncio
 import math
 import os
-import pickle
 import signal
 import sys
 import threading
@@ -26,7 +25,7 @@ from contextlib import contextmanager, suppress
 from contextvars import Context
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, TypeVar
 from weakref import WeakKeyDictionary
 
 from anyio import BrokenWorkerProcess, CancelScope, CapacityLimiter, to_process
@@ -36,7 +35,8 @@ from quantum_async.core.errors import InternalError, WorkerCrashedError
 from quantum_async.engine.executors import worker
 from quantum_async.engine.executors.base import Job
 from quantum_async.engine.executors.board import Board
-from quantum_async.engine.executors.packing import pack, unpack_error
+from quantum_async.engine.executors.envelope import Answer, opened
+from quantum_async.engine.executors.packing import pack
 
 T = TypeVar("T")
 
@@ -52,14 +52,6 @@ class _Crash:
 
     begun: bool
     how: str
-
-
-class _Answer(NamedTuple):
-    """What a worker answered; see `worker.call`."""
-
-    how: str
-    content: bytes
-    told: bytes
 
 
 class WorkerPool:
@@ -151,7 +143,7 @@ class WorkerPool:
             blob = blob or pack(job.function, job.args, job.kwargs)
             outcome = await self._one_call(job, blob)
             if not isinstance(outcome, _Crash):
-                return _opened(job, outcome)
+                return opened(job, outcome)
             if outcome.begun:
                 raise _crashed(job, outcome.how)
         raise WorkerCrashedError(
@@ -169,7 +161,7 @@ class WorkerPool:
                 return False
         return True
 
-    async def _one_call(self, job: Job, blob: bytes) -> "_Answer | _Crash":
+    async def _one_call(self, job: Job, blob: bytes) -> "Answer | _Crash":
         slot, number = self._free_slots.pop(), next(self._numbers)
         self._board.announce(slot, number)
         task = self._own(self._send(slot, number, blob))
@@ -183,9 +175,9 @@ class WorkerPool:
         finally:
             self._free_slots.append(slot)
 
-    async def _send(self, slot: int, number: int, blob: bytes) -> "_Answer | _Crash":
+    async def _send(self, slot: int, number: int, blob: bytes) -> "Answer | _Crash":
         try:
-            answered, pid, how, content, told = await to_process.run_sync(
+            answered, answer = await to_process.run_sync(
                 worker.call, self._board.path, slot, number, blob, limiter=self._limiter
             )
         except _DEAD:
@@ -194,12 +186,13 @@ class WorkerPool:
             if not pid:
                 self._forget_dead()
             return _Crash(self._board.has_begun(slot, number), _how_it_ended(process))
+        pid = answer.usage.pid
         if answered != number:
             _kill(pid)
             raise InternalError(f"worker {pid} answered call {answered} when asked {number}")
         if pid not in self._workers:
             self._workers[pid] = _anyio_process(pid)
-        return _Answer(how, content, told)
+        return answer
 
     def _forget_dead(self) -> None:
         """A worker died while it was idle; anyio does not say which."""
@@ -241,29 +234,6 @@ class ProcessExecutor:
         """Run a job in a worker process; see `Executor.run`."""
         pool = await WorkerPool.of_running_loop()
         return await pool.call(job)
-
-
-def _opened(job: Job, answer: _Answer) -> Any:
-    """Return the result in an answer, or raise what it tells of."""
-    if answer.told:
-        metrics, emitted = pickle.loads(answer.told)
-        job.context.metrics.update(metrics)
-        for value in emitted:
-            job.context.emit(value)
-    if answer.how == worker.RETURNED:
-        return pickle.loads(answer.content)
-    error = unpack_error(answer.content)
-    if answer.how == worker.UNLOADABLE:
-        error.add_note(
-            f"raised in the worker process while unit {job.unit!r} was unpickled there, before "
-            "it started"
-        )
-    elif answer.how == worker.UNSENDABLE:
-        error.add_note(
-            f"raised in the worker process while the result of unit {job.unit!r} was pickled: "
-            "return plain data, or run the unit with mode='thread'"
-        )
-    raise error
 
 
 def _crashed(job: Job, how: str) -> WorkerCrashedError:

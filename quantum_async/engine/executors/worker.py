@@ -6,36 +6,24 @@ all later calls. Everything of the user's is unpickled, run and pickled inside `
 answers in every case, and with the number of the call that it answers.
 """
 
-import asyncio
-import inspect
 import io
 import os
 import pickle
 import signal
 import sys
-import time
-import traceback
 from types import ModuleType
 from typing import Any
 
-from quantum_async.core.context import DetachedRun, ExecutionContext
+from quantum_async.core.record import Usage
 from quantum_async.engine.executors.board import Board
+from quantum_async.engine.executors.envelope import Answer, answer, any_pickle
 
-# How a call ended.
-RETURNED, RAISED, NOT_STARTED, UNLOADABLE, UNSENDABLE = (
-    "returned",
-    "raised",
-    "not started",
-    "unloadable",
-    "unsendable",
-)
-
-Answer = tuple[int, int, str, bytes, bytes]
+NOT_STARTED = "not started"
 
 _board: Board | None = None
 
 
-def call(board: str, slot: int, number: int, blob: bytes) -> Answer:
+def call(board: str, slot: int, number: int, blob: bytes) -> tuple[int, Answer]:
     """Run one job.
 
     Args:
@@ -45,8 +33,7 @@ def call(board: str, slot: int, number: int, blob: bytes) -> Answer:
         blob: The pickled function and arguments.
 
     Returns:
-        The call's number, this process's id, how it ended, and pickled bytes: the result or
-        what is known of the exception, and what the unit told on the way (`_told`).
+        The call's number, and the answer; one of kind NOT_STARTED if the call was forbidden.
     """
     global _board
     if _board is None:
@@ -54,9 +41,9 @@ def call(board: str, slot: int, number: int, blob: bytes) -> Answer:
         _board = Board.open(board)
     pid = os.getpid()
     if not _board.claim(slot, number, pid):
-        return number, pid, NOT_STARTED, b"", b""
+        return number, Answer(NOT_STARTED, b"", b"", Usage(pid, 0.0, 0))
     try:
-        return number, pid, *_run(blob)
+        return number, answer(lambda: pickle.loads(blob), any_pickle)
     finally:
         _board.release(slot, number)
 
@@ -70,80 +57,6 @@ def hello(board: str) -> int:
         _settle_in()
         _board = Board.open(board)
     return os.getpid()
-
-
-def _run(blob: bytes) -> tuple[str, bytes, bytes]:
-    try:
-        function, args, kwargs = pickle.loads(blob)
-    except BaseException as error:
-        return UNLOADABLE, _packed_error(error), b""
-    run = _run_of((*args, *kwargs.values()))
-    before = {} if run is None else dict(run.metrics)
-    if run is not None:
-        run.start_clock(time.monotonic)
-    try:
-        value = function(*args, **kwargs)
-        if inspect.iscoroutine(value):
-            value = asyncio.run(value)
-    except BaseException as error:
-        # SystemExit and KeyboardInterrupt too: in anyio's loop they would end the worker.
-        how, content = RAISED, _packed_error(error)
-    else:
-        try:
-            how, content = RETURNED, _dumps(value)
-        except BaseException as error:
-            how, content = UNSENDABLE, _packed_error(error)
-    try:
-        return how, content, b"" if run is None else _told(run, before)
-    except BaseException as error:
-        return UNSENDABLE, _packed_error(error), b""
-
-
-def _run_of(arguments: tuple[Any, ...]) -> DetachedRun | None:
-    """Return what stands for the run, if the unit was given its context."""
-    for argument in arguments:
-        if isinstance(argument, ExecutionContext) and isinstance(argument.view, DetachedRun):
-            return argument.view
-    return None
-
-
-def _told(run: DetachedRun, before: dict[str, Any]) -> bytes:
-    """Pickle the metrics and values that the unit gave to its context."""
-    missing = object()
-    metrics = {k: v for k, v in run.metrics.items() if before.get(k, missing) is not v}
-    return _dumps((metrics, run.emitted)) if metrics or run.emitted else b""
-
-
-def _packed_error(error: BaseException) -> bytes:
-    """Pickle an exception's description, and itself if it survives the journey."""
-    described = (
-        f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins."),
-        _text(error),
-        "".join(traceback.format_exception(error)),
-    )
-    try:
-        itself = _dumps(error)
-        # An exception with an __init__ of its own may come out as another one, or not at all.
-        survived = type(pickle.loads(itself)) is type(error)
-    except BaseException:
-        survived = False
-    return pickle.dumps((*described, itself if survived else None))
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:
-        return "<its __str__ raised>"
-
-
-def _dumps(value: Any) -> bytes:
-    try:
-        return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
-    except Exception:
-        import cloudpickle
-
-        return bytes(cloudpickle.dumps(value))
 
 
 def _settle_in() -> None:

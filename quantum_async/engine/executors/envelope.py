@@ -1,0 +1,189 @@
+"""What goes to another process and what comes back: a call, and an answer in every case.
+
+`answer` runs in the other process. Whatever the user's code does, raises or returns there, it
+gives a plain answer that can be pickled; `opened` turns that into a result or an exception here.
+"""
+
+import asyncio
+import inspect
+import os
+import pickle
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from quantum_async.core.context import DetachedRun, ExecutionContext
+from quantum_async.core.errors import RemoteError
+from quantum_async.core.record import Usage
+from quantum_async.engine.executors.base import Job
+
+# How a call ended.
+RETURNED, RAISED, UNLOADABLE, UNSENDABLE = "returned", "raised", "unloadable", "unsendable"
+
+Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+
+
+class Answer(NamedTuple):
+    """How a call ended in another process.
+
+    Attributes:
+        how: RETURNED, RAISED, UNLOADABLE (the call could not be unpickled) or UNSENDABLE (the
+            result could not be pickled).
+        content: The pickled result, or what `_described` says of the exception.
+        told: The pickled metrics and emitted values, if there are any.
+        usage: What it cost.
+    """
+
+    how: str
+    content: bytes
+    told: bytes
+    usage: Usage
+
+
+def answer(load: Callable[[], Call], dump: Callable[[Any], bytes]) -> Answer:
+    """Run a call in this process.
+
+    Args:
+        load: Unpickles the call.
+        dump: Pickles its result.
+    """
+    began = time.process_time()
+    how, content, told = _outcome(load, dump)
+    return Answer(how, content, told, Usage(os.getpid(), time.process_time() - began, _peak()))
+
+
+def _outcome(load: Callable[[], Call], dump: Callable[[Any], bytes]) -> tuple[str, bytes, bytes]:
+    try:
+        function, args, kwargs = load()
+    except BaseException as error:
+        return UNLOADABLE, _described(error), b""
+    run = _run_of((*args, *kwargs.values()))
+    before = {} if run is None else dict(run.metrics)
+    if run is not None:
+        run.start_clock(time.monotonic)
+    try:
+        value = function(*args, **kwargs)
+        if inspect.iscoroutine(value):
+            value = asyncio.run(value)
+    except BaseException as error:
+        # SystemExit and KeyboardInterrupt too: they would end the worker.
+        how, content = RAISED, _described(error)
+    else:
+        try:
+            how, content = RETURNED, dump(value)
+        except BaseException as error:
+            how, content = UNSENDABLE, _described(error)
+    try:
+        return how, content, b"" if run is None else _told(run, before)
+    except BaseException as error:
+        return UNSENDABLE, _described(error), b""
+
+
+def _run_of(arguments: tuple[Any, ...]) -> DetachedRun | None:
+    """Return what stands for the run, if the unit was given its context."""
+    for argument in arguments:
+        if isinstance(argument, ExecutionContext) and isinstance(argument.view, DetachedRun):
+            return argument.view
+    return None
+
+
+def _told(run: DetachedRun, before: dict[str, Any]) -> bytes:
+    """Pickle the metrics and values that the unit gave to its context."""
+    missing = object()
+    metrics = {k: v for k, v in run.metrics.items() if before.get(k, missing) is not v}
+    return any_pickle((metrics, run.emitted)) if metrics or run.emitted else b""
+
+
+def _described(error: BaseException) -> bytes:
+    """Pickle an exception's description, and itself if it survives the journey."""
+    description = (
+        f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins."),
+        _text(error),
+        "".join(traceback.format_exception(error)),
+    )
+    try:
+        itself = any_pickle(error)
+        # An exception with an __init__ of its own may come out as another one, or not at all.
+        survived = type(pickle.loads(itself)) is type(error)
+    except BaseException:
+        survived = False
+    return pickle.dumps((*description, itself if survived else None))
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return "<its __str__ raised>"
+
+
+def any_pickle(value: Any) -> bytes:
+    """Pickle with pickle, which is quick, or else with cloudpickle."""
+    try:
+        return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    except Exception:
+        import cloudpickle
+
+        return bytes(cloudpickle.dumps(value))
+
+
+def _peak() -> int:
+    """Return the most memory that this process ever held, in bytes; 0 where that is unknown."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+# -- back here ------------------------------------------------------------------------------------
+
+
+def opened(job: Job, given: Answer, load: Callable[[bytes], Any] = pickle.loads) -> Any:
+    """Return the result in an answer, or raise what it tells of; pass on what the unit told.
+
+    Args:
+        job: What was asked.
+        given: What was answered.
+        load: Unpickles the result.
+    """
+    job.measured(given.usage)
+    if given.told:
+        metrics, emitted = pickle.loads(given.told)
+        job.context.metrics.update(metrics)
+        for value in emitted:
+            job.context.emit(value)
+    if given.how == RETURNED:
+        return load(given.content)
+    error = _exception(given.content)
+    if given.how in _NOTES:
+        error.add_note(f"raised in the worker process {_NOTES[given.how].format(job.unit)}")
+    raise error
+
+
+_NOTES = {
+    UNLOADABLE: "while unit {!r} was unpickled there, before it started",
+    UNSENDABLE: "while the result of unit {!r} was pickled: return plain data, or run the unit "
+    "with mode='thread'",
+}
+
+
+def _exception(content: bytes) -> BaseException:
+    """Return the exception that was described, or a `RemoteError` in its place.
+
+    The worker's traceback is in its notes: tracebacks themselves cannot travel.
+    """
+    type_name, message, trace, itself = pickle.loads(content)
+    error: BaseException | None = None
+    if itself is not None:
+        try:
+            error = pickle.loads(itself)
+        except Exception:
+            error = None
+    if error is None:
+        error = RemoteError(type_name, message, trace)
+    error.add_note(f"in the worker process:\n{trace.rstrip()}")
+    return error
