@@ -14,7 +14,7 @@ from quantum_async.core.errors import (
 )
 from quantum_async.core.plan import ExecutionPlan, compile_plan
 from quantum_async.core.retry import RetryPolicy
-from quantum_async.core.states import ExecutionMode
+from quantum_async.core.states import ExecutionMode, Strategy
 from quantum_async.core.unit import (
     NO_FALLBACK,
     QuantumUnit,
@@ -24,7 +24,7 @@ from quantum_async.core.unit import (
     make_options,
     takes_nothing,
 )
-from quantum_async.engine.placement import PROCESS, place_of
+from quantum_async.engine.placement import PROCESS, place_of, place_units
 from quantum_async.result import RunResult
 
 X = TypeVar("X")
@@ -47,11 +47,13 @@ class Definition(Generic[T, R]):
     Attributes:
         units: The handles by name.
         default_execution_mode: Where units run that do not say it themselves.
+        strategy: How the ready queue is ordered.
         last_result: The `RunResult` of the last run that ended, or None.
     """
 
-    def __init__(self, default_execution_mode: ExecutionMode) -> None:
+    def __init__(self, default_execution_mode: ExecutionMode, strategy: Strategy) -> None:
         self.default_execution_mode = default_execution_mode
+        self.strategy = strategy
         self.units: dict[str, QuantumUnit[T, R]] = {}
         self.last_result: RunResult | None = None
         self._plan: ExecutionPlan | None = None
@@ -293,7 +295,11 @@ class Definition(Generic[T, R]):
                 from quantum_async.engine.executors.packing import unsendable
 
                 problems = unsendable(for_workers)
-            self._plan = compile_plan(self.units, problems, self._measured)
+            plan = compile_plan(self.units, problems, self._measured)
+            # What each run will ask of it, so that none has to find it out.
+            plan.ranking(self.strategy)
+            place_units(plan, mode, self.strategy)
+            self._plan = plan
         return self._plan
 
 

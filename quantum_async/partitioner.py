@@ -68,9 +68,11 @@ class QuantumPartitioner(Definition[T, R]):
         name: str | None = None,
     ) -> None:
         check_limits(max_workers, None)
-        super().__init__(parse(ExecutionMode, default_execution_mode, "mode"))
+        super().__init__(
+            parse(ExecutionMode, default_execution_mode, "mode"),
+            parse(Strategy, strategy, "strategy"),
+        )
         self.max_workers = max_workers
-        self.strategy = parse(Strategy, strategy, "strategy")
         self.failure_policy = parse(FailurePolicy, failure_policy, "failure_policy")
         self.observers: list[Observer] = list(observers)
         self.name = name or type(self).__name__

@@ -8,7 +8,7 @@ from typing import Any
 
 from quantum_async.core.plan import ExecutionPlan
 from quantum_async.core.states import ExecutionMode
-from quantum_async.core.unit import QuantumUnit, is_coroutine_function
+from quantum_async.core.unit import QuantumUnit
 
 
 def usable_cpus() -> int:
@@ -119,8 +119,7 @@ def select_execution_strategy(units: Mapping[str, QuantumUnit[Any, Any]]) -> Exe
     """
     counts = {"cpu": 0, "io": 0, "async": 0}
     for unit in units.values():
-        is_async = is_coroutine_function(unit.function)
-        kind = unit.metadata.get("resource_type", "async" if is_async else "cpu")
+        kind = unit.metadata.get("resource_type", "async" if unit.is_async else "cpu")
         if kind in counts:
             counts[kind] += 1
     if counts["async"] > counts["cpu"] + counts["io"]:

@@ -331,7 +331,9 @@ def compile_plan(
     if problems:
         raise PlanError.of(problems)
     frozen = MappingProxyType(dict(units))
-    return ExecutionPlan(frozen, tuple(edges_up), edges_down, order, measured)
+    plan = ExecutionPlan(frozen, tuple(edges_up), edges_down, order, measured)
+    vars(plan)["index"] = index  # the cached property, which every run needs
+    return plan
 
 
 _OTHERS = (

@@ -90,6 +90,26 @@ class Scheduler:
         outside: Units that are not part of the run.
     """
 
+    __slots__ = (
+        "_doomed",
+        "_fifo",
+        "_heaps",
+        "_many_lanes",
+        "_ranks",
+        "_sorted",
+        "_units",
+        "edges_down",
+        "just_ready",
+        "lane_used",
+        "lanes",
+        "max_running",
+        "phase",
+        "slots",
+        "unfinished",
+        "used",
+        "waiting",
+    )
+
     def __init__(
         self,
         plan: Schedulable,
@@ -115,6 +135,7 @@ class Scheduler:
         self._fifo = ranking is None
         self._units: Sequence[int] = [] if ranking is None else ranking.units
         self._ranks: Sequence[int] = () if ranking is None else ranking.ranks
+        self._many_lanes = len(self.slots) > 1
         self._sorted: list[list[int]] = [[] for _ in self.slots]
         self._heaps: list[list[int]] = [[] for _ in self.slots]
         self._doomed: deque[tuple[int, int]] = deque()
@@ -156,32 +177,37 @@ class Scheduler:
 
     def next_start(self) -> int:
         """Return the best ready unit that has a slot, and take the slot; `NOBODY` if none has."""
-        if self.used >= self.max_running:
-            return NOBODY
-        while True:
-            best_lane, best = NOBODY, _NO_LIMIT
-            for lane, limit in enumerate(self.slots):
-                if self.lane_used[lane] < limit:
-                    batch, heap = self._sorted[lane], self._heaps[lane]
-                    rank = batch[-1] if batch else _NO_LIMIT
-                    if heap and heap[0] < rank:
-                        rank = heap[0]
-                    if rank < best:
-                        best_lane, best = lane, rank
-            if best_lane == NOBODY:
+        phase, units = self.phase, self._units
+        while self.used < self.max_running:
+            lane = self._best_lane() if self._many_lanes else 0
+            if lane == NOBODY or self.lane_used[lane] >= self.slots[lane]:
                 return NOBODY
-            batch = self._sorted[best_lane]
-            if batch and batch[-1] == best:
-                batch.pop()
+            batch, heap = self._sorted[lane], self._heaps[lane]
+            if batch and not (heap and heap[0] < batch[-1]):
+                unit = units[batch.pop()]
+            elif heap:
+                unit = units[heappop(heap)]
             else:
-                heappop(self._heaps[best_lane])
-            unit = self._units[best]
-            if self.phase[unit] == READY:  # else it ended while it was queued
-                break
-        self.phase[unit] = RUNNING
-        self.used += 1
-        self.lane_used[best_lane] += 1
-        return unit
+                return NOBODY
+            if phase[unit] == READY:  # else it ended while it was queued
+                phase[unit] = RUNNING
+                self.used += 1
+                self.lane_used[lane] += 1
+                return unit
+        return NOBODY
+
+    def _best_lane(self) -> int:
+        """Return the lane with a free slot whose queue has the best unit; `NOBODY` if none has."""
+        best_lane, best = NOBODY, _NO_LIMIT
+        for lane, limit in enumerate(self.slots):
+            if self.lane_used[lane] < limit:
+                batch, heap = self._sorted[lane], self._heaps[lane]
+                rank = batch[-1] if batch else _NO_LIMIT
+                if heap and heap[0] < rank:
+                    rank = heap[0]
+                if rank < best:
+                    best_lane, best = lane, rank
+        return best_lane
 
     def _enqueue(self, unit: int) -> None:
         self.phase[unit] = READY
@@ -198,8 +224,14 @@ class Scheduler:
 
     def complete(self, unit: int, *, keeps_slot: bool = False) -> None:
         """A running unit has a result: its slot is free, its dependents wait for one less."""
-        self._leave(unit, COMPLETED, keeps_slot)
         waiting, phase = self.waiting, self.phase
+        if phase[unit] != RUNNING:
+            self._expect(unit, COMPLETED, RUNNING)
+        phase[unit] = COMPLETED
+        self.unfinished -= 1
+        if not keeps_slot:
+            self.used -= 1
+            self.lane_used[self.lanes[unit]] -= 1
         for dependent in self.edges_down[unit]:
             left = waiting[dependent] = waiting[dependent] - 1
             if not left and phase[dependent] == WAITING:
@@ -272,13 +304,11 @@ class Scheduler:
         self.max_running = max_running
 
     def _leave(self, unit: int, phase: int, keeps_slot: bool = False) -> None:
-        if self.phase[unit] != RUNNING:
-            self._expect(unit, phase, RUNNING)
+        self._expect(unit, phase, RUNNING)
         self.phase[unit] = phase
         self.unfinished -= 1
         if not keeps_slot:
-            self.used -= 1
-            self.lane_used[self.lanes[unit]] -= 1
+            self.free_slot(self.lanes[unit])
 
     def _doom_dependents(self, unit: int, root: int) -> None:
         self._doomed.extend((dependent, root) for dependent in self.edges_down[unit])

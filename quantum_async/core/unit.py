@@ -83,6 +83,9 @@ class QuantumUnit(Handle, Generic[T, R]):
     `add_unit` and the `unit` decorator make these. A handle stands for its unit wherever a name
     is asked for, and can be called as the plain function that it was made from.
 
+    Attributes:
+        is_async: Whether its function gives a coroutine.
+
     Args:
         id: The unit's name.
         function: What it runs.
@@ -95,7 +98,16 @@ class QuantumUnit(Handle, Generic[T, R]):
         options: Everything else, already checked.
     """
 
-    __slots__ = ("__weakref__", "_after", "_owner", "function", "id", "metadata", "options")
+    __slots__ = (
+        "__weakref__",
+        "_after",
+        "_owner",
+        "function",
+        "id",
+        "is_async",
+        "metadata",
+        "options",
+    )
 
     def __init__(
         self,
@@ -112,6 +124,7 @@ class QuantumUnit(Handle, Generic[T, R]):
     ) -> None:
         self.id = id
         self.function = function
+        self.is_async = is_coroutine_function(function)
         self.metadata: dict[str, Any] = {} if metadata is None else metadata
         if options is None:
             options = make_options(

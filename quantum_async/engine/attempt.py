@@ -47,6 +47,10 @@ class Limit:
 class Reports(Protocol):
     """What an attempt tells: the engine."""
 
+    def completed(self, unit: int, value: Any) -> None:
+        """The unit has a result, and no policy that could turn it down."""
+        ...
+
     def attempt_returned(self, unit: int, value: Any) -> None:
         """The unit has a result."""
         ...
@@ -89,7 +93,7 @@ async def attempt_plain(
     except BaseException as error:
         _sort_out(engine, unit, None, error)
     else:
-        engine.attempt_returned(unit, value)
+        engine.completed(unit, value)
 
 
 async def attempt_full(

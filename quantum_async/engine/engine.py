@@ -51,6 +51,40 @@ class Engine:
         setup: All that the run is made of.
     """
 
+    __slots__ = (
+        "_asked",
+        "_bind",
+        "_bus",
+        "_clock",
+        "_context",
+        "_done",
+        "_ends_at",
+        "_first_starts",
+        "_handles",
+        "_interrupted",
+        "_lanes",
+        "_ledger",
+        "_loop",
+        "_names",
+        "_outcomes",
+        "_prefix",
+        "_pump_due",
+        "_pumping",
+        "_scheduler",
+        "_scopes",
+        "_setup",
+        "_short",
+        "_tasks",
+        "_tells_start",
+        "_timers",
+        "_view",
+        "_waiter",
+        "_waits_for_threads",
+        "ledger",
+        "stopping",
+        "timed_out",
+    )
+
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
         self._handles = setup.plan.handles
@@ -76,6 +110,12 @@ class Engine:
         self._interrupted: BaseException | None = None
         self._ends_at = math.inf
         self._outcomes = Outcomes(setup, self)
+        # What each start needs, looked up once.
+        self._view, self._bind = setup.view, setup.bind
+        self._lanes = setup.scheduler.lanes
+        self._prefix = f"{setup.ledger.run_id}/"
+        short_ways = [on_loop] if setup.around is None else []
+        self._short = [place in short_ways for place in setup.places]
         self._tells_start = UnitStarted in self._bus
         if UnitReady in self._bus:
             self._scheduler.just_ready = self._scheduler.in_phase(READY)
@@ -243,13 +283,13 @@ class Engine:
 
     def _pump_slice(self) -> bool:
         """Work until nothing is left to start (False) or the slice is over (True)."""
-        scheduler, clock = self._scheduler, self._clock
+        scheduler, clock, start = self._scheduler, self._clock, self._start
         now = clock()
         slice_end = now + _SLICE
         while now < slice_end:
             unit = scheduler.next_start()
             if unit != NOBODY:
-                self._start(unit, now)
+                start(unit, now)
             elif (skip := scheduler.next_skip()) is not None:
                 self._outcomes.skipped(*skip)
             else:
@@ -284,26 +324,24 @@ class Engine:
     # -- attempts ---------------------------------------------------------------------------
 
     def _start(self, unit: int, now: float) -> None:
-        ledger, setup = self._ledger, self._setup
+        ledger = self._ledger
         ledger.attempts[unit] = attempt = ledger.attempts[unit] + 1
         if attempt == 1:
             ledger.starts[unit] = now
         elif unit in self._timers:
             self._timers.pop(unit).cancel()
-        name, handle = self._names[unit], self._handles[unit]
-        lane = self._scheduler.lanes[unit]
+        handle, lane = self._handles[unit], self._lanes[unit]
         if self._tells_start:
             if self._scheduler.just_ready:
                 self._tell_ready()
-            self._bus.tell(UnitStarted, name, attempt, ledger.where[lane])
-        ctx = ExecutionContext.of(setup.view, unit, attempt)
-        place = setup.places[lane]
+            self._bus.tell(UnitStarted, self._names[unit], attempt, ledger.where[lane])
+        ctx = ExecutionContext.of(self._view, unit, attempt)
         coroutine: Coroutine[Any, Any, None]
-        if handle.options.plain and place is on_loop and setup.around is None:
+        if self._short[lane] and handle.options.plain:
             coroutine = attempt_plain(self._outcomes, unit, handle.function, ctx)
         else:
-            coroutine = self._full_attempt(unit, ctx, place)
-        self.spawn(unit, coroutine, f"{ledger.run_id}/{name}#{attempt}")
+            coroutine = self._full_attempt(unit, ctx, self._setup.places[lane])
+        self.spawn(unit, coroutine, f"{self._prefix}{self._names[unit]}#{attempt}")
 
     def _full_attempt(
         self, unit: int, ctx: ExecutionContext[Any], place: Work
@@ -331,8 +369,8 @@ class Engine:
     def spawn(self, unit: int, coroutine: Coroutine[Any, Any, None], name: str) -> None:
         """Run a coroutine as the unit's task, in context variables of its own."""
         context = self._context.copy()
-        if self._setup.bind is not None:
-            context.run(self._setup.bind, self._names[unit], self._ledger.attempts[unit])
+        if self._bind is not None:
+            context.run(self._bind, self._names[unit], self._ledger.attempts[unit])
         if _EAGER:
             task = asyncio.Task(
                 coroutine,

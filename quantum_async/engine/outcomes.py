@@ -84,6 +84,21 @@ class Outcomes:
         driver: The engine.
     """
 
+    __slots__ = (
+        "_clock",
+        "_consumers",
+        "_driver",
+        "_handles",
+        "_late",
+        "_ledger",
+        "_names",
+        "_scheduler",
+        "_setup",
+        "_tells_end",
+        "asked_to_stop",
+        "scope_opened",
+    )
+
     def __init__(self, setup: Setup, driver: Driver) -> None:
         self._setup = setup
         self._driver = driver
@@ -107,6 +122,25 @@ class Outcomes:
 
     # -- reports of attempts ----------------------------------------------------------------
 
+    def completed(self, unit: int, value: Any, job: Job | None = None) -> None:
+        """The unit has a result."""
+        ledger = self._ledger
+        ledger.results[unit] = value
+        ledger.ends[unit] = self._clock()
+        if ledger.errors and unit not in ledger.fallbacks:
+            ledger.errors.pop(unit, None)  # a later attempt has made it good
+        if job is None:
+            self._scheduler.complete(unit)
+        else:
+            self._scheduler.complete(unit, keeps_slot=self._keeps_slot(job))
+        if self._tells_end:
+            where, took = self._where_ran(unit), self._elapsed(unit)
+            error = ledger.errors.get(unit)
+            self._setup.bus.tell(UnitCompleted, *self._who(unit), value, where, took, error)
+        if self._consumers is not None:
+            self._released(unit)
+        self._driver.ended(unit)
+
     def attempt_returned(self, unit: int, value: Any) -> None:
         """The unit has a result, unless its policy turns the value down."""
         policy = self._handles[unit].options.retry
@@ -121,7 +155,7 @@ class Outcomes:
                 self._failed(unit, given_up_on(attempt, value), FAILED, None)
             if again:
                 return
-        self._completed(unit, value)
+        self.completed(unit, value)
 
     def attempt_raised(self, unit: int, error: BaseException) -> None:
         """The unit raised; the traceback is cut to the user's own part."""
@@ -269,24 +303,9 @@ class Outcomes:
 
     def _fell_back(self, unit: int, value: Any, job: Job | None) -> None:
         self._ledger.fallbacks.add(unit)
-        self._completed(unit, value, job)
+        self.completed(unit, value, job)
 
     # -- the ends ---------------------------------------------------------------------------
-
-    def _completed(self, unit: int, value: Any, job: Job | None = None) -> None:
-        ledger = self._ledger
-        ledger.results[unit] = value
-        ledger.ends[unit] = self._clock()
-        if ledger.errors and unit not in ledger.fallbacks:
-            ledger.errors.pop(unit, None)  # a later attempt has made it good
-        self._scheduler.complete(unit, keeps_slot=job is not None and self._keeps_slot(job))
-        if self._tells_end:
-            where, took = self._where_ran(unit), self._elapsed(unit)
-            error = ledger.errors.get(unit)
-            self._setup.bus.tell(UnitCompleted, *self._who(unit), value, where, took, error)
-        if self._consumers is not None:
-            self._released(unit)
-        self._driver.ended(unit)
 
     def _lost(self, unit: int, phase: int, job: Job | None) -> None:
         """The unit ends without a result."""

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from quantum_async.core.plan import ExecutionPlan, Unit
 from quantum_async.core.states import ExecutionMode, Strategy
-from quantum_async.core.unit import is_coroutine_function
 
 LOOP, THREAD, PROCESS, CUSTOM, INLINE = "loop", "thread", "process", "custom", "inline"
 
@@ -61,10 +60,9 @@ def place_of(unit: Unit, mode: ExecutionMode, *, balanced: bool = False) -> str:
     loop unless its own mode says otherwise; a plain function never does.
     """
     own = unit.options.mode
-    is_async = is_coroutine_function(unit.function)
     if mode is ExecutionMode.SEQUENTIAL:
-        return LOOP if is_async else INLINE
-    if is_async:
+        return LOOP if unit.is_async else INLINE
+    if unit.is_async:
         return PROCESS if own is ExecutionMode.PROCESS else LOOP
     if own in _BY_MODE:
         return _BY_MODE[own]
