@@ -127,13 +127,22 @@ async def _attempt_limited(engine: Reports, unit: int, job: Job, work: Work, lim
             caught = error
         # Seen before the scope takes its cancellations back: was one delivered?
         interrupted = scope.cancel_called and task.cancelling() > before
-    if not interrupted:
-        # A result, or an error, that came in the same tick as the limit: the outcome wins.
-        if caught is None:
+    try:
+        if interrupted:
+            _cut_short(engine, unit, job, limit, value, caught)
+        elif caught is None:
+            # A result, or an error, that came in the same tick as the limit: the outcome wins.
             engine.attempt_returned(unit, value)
         else:
             _sort_out(engine, unit, job, caught)
-        return
+    finally:
+        del caught  # it holds this frame
+
+
+def _cut_short(
+    engine: Reports, unit: int, job: Job, limit: Limit, value: Any, caught: BaseException | None
+) -> None:
+    """Report an attempt whose scope was cancelled: by its limit, or by the engine."""
     clean_up = None if isinstance(caught, asyncio.CancelledError) else caught
     if isinstance(clean_up, KeyboardInterrupt):
         engine.attempt_raised(unit, clean_up)
@@ -202,11 +211,7 @@ def nearest(
 
 
 def users_part(traceback: TracebackType | None) -> TracebackType | None:
-    """Return a traceback from the first frame that is not ours or the event library's.
-
-    It is what the user wants to read. It also drops our frames, which hold the run that holds
-    the error: without this, each error would be garbage only a collector can free.
-    """
+    """Return a traceback from the first frame that is not ours or the event library's."""
     frame = traceback
     while frame is not None:
         module = frame.tb_frame.f_globals.get("__name__", "")
@@ -214,3 +219,27 @@ def users_part(traceback: TracebackType | None) -> TracebackType | None:
             return frame
         frame = frame.tb_next
     return None
+
+
+def release_frames(error: BaseException) -> None:
+    """Empty the finished frames of ours below an error's traceback.
+
+    A frame of the user's that is kept in a traceback keeps the frames that called it, and ours
+    hold the run, which holds the error: without this, only the collector could free any of them.
+    """
+    chain: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while chain:
+        link = chain.pop()
+        if link is None or id(link) in seen:
+            continue
+        seen.add(id(link))
+        chain += [link.__cause__, link.__context__]
+        frame = None if link.__traceback__ is None else link.__traceback__.tb_frame.f_back
+        while frame is not None and frame.f_globals.get("__name__", "").startswith(_OURS[0]):
+            below = frame.f_back
+            try:
+                frame.clear()
+            except RuntimeError:  # it is still running, and so is all below it
+                break
+            frame = below

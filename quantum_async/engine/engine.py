@@ -34,7 +34,14 @@ from quantum_async.core.events import (
 )
 from quantum_async.core.scheduler import BACKOFF, NOBODY, READY, RUNNING, WAITING
 from quantum_async.core.states import FailurePolicy
-from quantum_async.engine.attempt import Work, attempt_full, attempt_plain, nearest, on_loop
+from quantum_async.engine.attempt import (
+    Work,
+    attempt_full,
+    attempt_plain,
+    nearest,
+    on_loop,
+    release_frames,
+)
 from quantum_async.engine.executors.base import Job
 from quantum_async.engine.outcomes import Outcomes
 from quantum_async.engine.setup import Setup
@@ -52,6 +59,7 @@ class Engine:
     """
 
     __slots__ = (
+        "__weakref__",
         "_asked",
         "_bind",
         "_bus",
@@ -165,6 +173,9 @@ class Engine:
         ledger = self._ledger
         ledger.ended = self._clock()
         self._bus.tell(RunFinished, self._verdict(), ledger.ended - ledger.began)
+        self._outcomes.close()
+        for error in ledger.errors.values():
+            release_frames(error)
 
     async def _until_done(self) -> None:
         while not self._done:
@@ -350,7 +361,7 @@ class Engine:
         options = handle.options
         lane = self._scheduler.lanes[unit]
         job = Job(handle.id, ctx.attempt, handle.function, ctx)
-        job.returned = partial(self._thread_returned, job, lane)
+        job.returned = partial(self._thread_returned, lane)
         job.measured = partial(self._ledger.usage.__setitem__, unit)
 
         async def work(job: Job) -> Any:
@@ -436,7 +447,7 @@ class Engine:
             return math.inf
         return self._first_starts[unit] + deadline - self._loop.time()
 
-    def _thread_returned(self, job: Job, lane: int) -> None:
+    def _thread_returned(self, lane: int, job: Job) -> None:
         """Work that outlived its attempt has ended; called from any thread."""
         try:
             self._loop.call_soon_threadsafe(self._slot_returned, job, lane)

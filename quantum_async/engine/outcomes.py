@@ -115,6 +115,10 @@ class Outcomes:
         self.asked_to_stop = driver.asked_to_stop
         self.scope_opened = driver.scope_opened
 
+    def close(self) -> None:
+        """Let go of the engine, which holds this: nothing of a run waits for a collector."""
+        del self._driver, self.asked_to_stop, self.scope_opened
+
     @property
     def late(self) -> int:
         """How many threads run on although their unit has ended: each keeps its slot."""
@@ -179,6 +183,7 @@ class Outcomes:
         """The unit was stopped by a time limit."""
         timeout = self._timeout_error(unit, limit)
         if error is not None:
+            error.__traceback__ = users_part(error.__traceback__)
             timeout.__context__ = error
             self._setup.complain(
                 f"{self._names[unit]!r} raised while it was being stopped by its time limit", error

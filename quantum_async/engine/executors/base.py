@@ -23,7 +23,8 @@ class Job:
         context: The attempt's context; it is among the arguments if the function takes it.
         args: Its positional arguments.
         kwargs: Its keyword arguments.
-        returned: What a place calls, from any thread, when work that outlived its attempt ends.
+        returned: What a place calls with the job, from any thread, when work that outlived its
+            attempt ends.
         restart_clock: What a place calls when the work begins that it had to prepare for: a worker
             process is started outside any unit's time limit.
         measured: What a place calls with what the attempt cost, if it can tell.
@@ -36,7 +37,7 @@ class Job:
     context: ExecutionContext[Any]
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
-    returned: Callable[[], None] = _nothing
+    returned: Callable[["Job"], None] = _nothing
     restart_clock: Callable[[], None] = _nothing
     measured: Callable[[Usage], None] = _nothing
     late: bool = False

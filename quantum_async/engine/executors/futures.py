@@ -63,7 +63,7 @@ class FuturesExecutor:
             # What has not started is taken back; what runs cannot be stopped.
             job.late = not future.cancel() and not future.done()
             if job.late:
-                future.add_done_callback(lambda _: job.returned())
+                future.add_done_callback(lambda _: job.returned(job))
             raise
         return opened(job, value) if self._other_process else value
 

@@ -35,7 +35,7 @@ class _Call:
                 self.ended = True
                 late = self.abandoned
             if late:
-                self.job.returned()
+                self.job.returned(self.job)
 
     def abandon(self) -> None:
         """Nobody waits any more: do not start, or say so when it ends."""
