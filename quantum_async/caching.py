@@ -7,14 +7,13 @@ hash seed. Equal keys in flight are computed once: who comes second waits for th
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 from quantum_async.core.context import Around, ExecutionContext
 from quantum_async.core.plan import Unit
 from quantum_async.core.unit import QuantumUnit, R, T
 from quantum_async.partitioner import QuantumPartitioner
-
-_CONTAINERS = (list, tuple, set, frozenset)
 
 
 class CachingQuantumPartitioner(QuantumPartitioner[T, R]):
@@ -63,7 +62,8 @@ class CachingQuantumPartitioner(QuantumPartitioner[T, R]):
         ctx: ExecutionContext[Any],
         compute: Callable[[], Awaitable[Any]],
     ) -> Any:
-        key = f"{unit.id}:{stable_hash(_seen(ctx, unit.metadata.get('cache_keys')))}"
+        names = unit.metadata.get("cache_keys")
+        key = f"{unit.id}:{stable_hash(_seen(ctx, names))}"
         loop = asyncio.get_running_loop()
         while True:
             if key in self.cache:
@@ -88,21 +88,36 @@ class CachingQuantumPartitioner(QuantumPartitioner[T, R]):
 def _seen(ctx: ExecutionContext[Any], names: Iterable[str] | None) -> Any:
     """Return what a unit's result depends on, as the unit says it or as far as it can see."""
     if names:
-        return {name: ctx[name] for name in names if name in ctx}
+        named = [names] if isinstance(names, str) else list(names)
+        seen = {name: ctx[name] for name in named if name in ctx}
+        if not seen:
+            # A misspelt name would give one input's result for every other.
+            raise KeyError(
+                f"metadata['cache_keys'] of unit {ctx.unit_id!r} names {named!r}, and the unit "
+                "sees none of them: name dependencies or keys of the input"
+            )
+        return seen
     if isinstance(ctx.input, Mapping):
         return dict(ctx)
     return [dict(ctx.unit_results), ctx.input]
 
 
 def stable_hash(value: Any) -> str:
-    """Return a hash of plain data that is the same in every process.
+    """Return a hash of a value that is the same in every process.
 
-    Dictionaries and sets are hashed without regard to their order. What is neither plain data
-    nor a container is hashed by its pickle.
+    Equal values that are built alike have equal hashes: dictionaries and sets whatever their
+    order, objects by their type and what pickle would take of them.
 
     Raises:
-        TypeError: If something in `value` can be neither hashed nor pickled.
+        TypeError: If something in `value` cannot be pickled, or contains itself.
     """
+    try:
+        return _hash(value)
+    except RecursionError:
+        raise TypeError("a value that contains itself cannot be part of a cache key") from None
+
+
+def _hash(value: Any) -> str:
     import hashlib
 
     digest = hashlib.blake2b(digest_size=16)
@@ -115,22 +130,32 @@ def stable_hash(value: Any) -> str:
 def _pieces(value: Any) -> Iterable[bytes]:
     kind = type(value)
     yield f"{kind.__module__}.{kind.__qualname__}".encode()
-    if value is None or isinstance(value, bool | int | float | complex | str):
+    if value is None or kind in (bool, int, float, complex, str):
         yield repr(value).encode("utf-8", "surrogatepass")
-    elif isinstance(value, bytes | bytearray):
+    elif kind in (bytes, bytearray):
         yield bytes(value)
+    elif kind in (list, tuple):
+        yield from (_hash(item).encode() for item in value)
+    elif kind in (set, frozenset):
+        yield from sorted(_hash(item).encode() for item in value)
     elif isinstance(value, Mapping):
-        yield from sorted(stable_hash(item).encode() for item in value.items())
-    elif kind in _CONTAINERS:
-        inside = [stable_hash(item).encode() for item in value]
-        yield from sorted(inside) if isinstance(value, set | frozenset) else inside
+        yield from sorted(_hash(item).encode() for item in value.items())
+    elif isinstance(value, type | FunctionType | BuiltinFunctionType):
+        yield f"{value.__module__}.{value.__qualname__}".encode()
     else:
-        try:
-            import pickle
+        yield from (_hash(part).encode() for part in _parts(value))
 
-            yield pickle.dumps(value, protocol=5)
-        except Exception as error:
-            raise TypeError(
-                f"a {kind.__qualname__} cannot be part of a cache key ({error}): name the values "
-                "that matter in metadata['cache_keys']"
-            ) from error
+
+def _parts(value: Any) -> Iterable[Any]:
+    """Return what pickle would take of an object."""
+    try:
+        reduced = value.__reduce_ex__(4)
+    except Exception as error:
+        raise TypeError(
+            f"a {type(value).__qualname__} cannot be part of a cache key ({error}): name the "
+            "values that matter in metadata['cache_keys']"
+        ) from error
+    if isinstance(reduced, str):
+        return [reduced]
+    # Items of lists and dictionaries come as iterators, the last two of five.
+    return [*reduced[:3], *(list(part or ()) for part in reduced[3:5])]

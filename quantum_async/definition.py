@@ -20,7 +20,7 @@ from quantum_async.core.unit import (
     QuantumUnit,
     R,
     T,
-    is_async_generator_function,
+    is_generator_function,
     make_options,
     takes_nothing,
 )
@@ -115,11 +115,7 @@ class Definition(Generic[T, R]):
                 "have it called without"
             )
         if args is not None or kwargs is not None:
-            binding = ExactBinding(tuple(args or ()), dict(kwargs or {}))
-            try:
-                list(binding.handles())
-            except RecursionError:
-                raise PlanError(f"unit {name!r}: its arguments contain themselves") from None
+            binding = _exact(name, args, kwargs)
         return self._declare(
             fn,
             () if dependencies is None else dependencies,
@@ -186,6 +182,8 @@ class Definition(Generic[T, R]):
         after: After,
         **options: Any,
     ) -> QuantumUnit[T, R]:
+        if isinstance(fn, QuantumUnit):
+            name, fn = name or fn.id, fn.function
         unknown = sorted(options.keys() - _OPTIONS)
         if unknown:
             raise PlanError(
@@ -194,7 +192,11 @@ class Definition(Generic[T, R]):
         if name is None:
             own = getattr(fn, "__name__", "")
             name = own if own.isidentifier() else None
-        after = [*after, *(options.pop("dependencies", None) or ())]
+        if isinstance(fn, str):
+            raise PlanError(f"unit() takes a function; for another name write unit(name={fn!r})")
+        more = options.pop("dependencies", None)
+        if more is not None:
+            after = [*self._checked_names(name or "", after), *self._checked_names("", more)]
         if options.get("args") is not None or options.get("kwargs") is not None:
             return self.add_unit(fn, after, name, **options)
         metadata = options.pop("metadata", None)
@@ -218,10 +220,11 @@ class Definition(Generic[T, R]):
             fn = fn.function
         if not callable(fn):
             raise PlanError(f"unit {name!r}: {fn!r} cannot be called")
-        if is_async_generator_function(fn):
+        if is_generator_function(fn):
+            kind = "an asynchronous generator" if inspect.isasyncgenfunction(fn) else "a generator"
             raise PlanError(
-                f"unit {name!r} is an asynchronous generator, and a unit gives one result: collect "
-                "the items in a coroutine function and return the list"
+                f"unit {name!r} is {kind}, and a unit gives one result: collect the items and "
+                "return the list"
             )
         if metadata is not None and not isinstance(metadata, dict):
             raise PlanError(f"unit {name!r}: metadata must be a dictionary, not {metadata!r}")
@@ -233,7 +236,7 @@ class Definition(Generic[T, R]):
         unit: QuantumUnit[T, R] = QuantumUnit(
             name,
             fn,
-            self._checked_names(name, after) if after else (),
+            () if after == () else self._checked_names(name, after),
             metadata=metadata,
             options=checked,
             owner=self,
@@ -251,6 +254,12 @@ class Definition(Generic[T, R]):
     def _checked_names(self, unit: str, after: After) -> After:
         if isinstance(after, str | QuantumUnit):
             raise PlanError(f"unit {unit!r}: dependencies must be a list; write [{after!r}]")
+        try:
+            after = tuple(after)
+        except TypeError:
+            raise PlanError(
+                f"unit {unit!r}: dependencies must be a list of names or handles, not {after!r}"
+            ) from None
         for dependency in after:
             if isinstance(dependency, QuantumUnit):
                 if self.units.get(dependency.id) is not dependency:
@@ -262,7 +271,7 @@ class Definition(Generic[T, R]):
                 raise PlanError(
                     f"unit {unit!r}: a dependency must be a name or a handle, not {dependency!r}"
                 )
-        return tuple(after)
+        return after
 
     def use_measured_costs(self, result: RunResult | None = None) -> None:
         """Take the durations of a run as the `cost` of all units that declare none.
@@ -301,6 +310,19 @@ class Definition(Generic[T, R]):
             place_units(plan, mode, self.strategy)
             self._plan = plan
         return self._plan
+
+
+def _exact(name: str | None, args: Any, kwargs: Any) -> ExactBinding:
+    try:
+        binding = ExactBinding(tuple(args or ()), dict(kwargs or {}))
+        list(binding.handles())
+    except RecursionError:
+        raise PlanError(f"unit {name!r}: its arguments contain themselves") from None
+    except (TypeError, ValueError):
+        raise PlanError(
+            f"unit {name!r}: args must be a list and kwargs a dictionary, not {args!r}, {kwargs!r}"
+        ) from None
+    return binding
 
 
 _OPTIONS = inspect.signature(Definition.add_unit).parameters.keys() - {"self", "fn", "name"}

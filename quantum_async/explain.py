@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Protocol
 
+from quantum_async.core.errors import described
 from quantum_async.core.plan import ExecutionPlan
 from quantum_async.core.record import UnitRecord
 from quantum_async.core.states import UnitState
@@ -31,7 +32,8 @@ def explain_run(result: Explainable) -> str:
     records = list(result.units.values())
     counts = Counter(record.state.value for record in records)
     lines = [
-        f"run {result.run_id}: {len(records)} units in {_seconds(result.duration)} – "
+        f"run {result.run_id}: {_counted(len(records), 'unit')} in "
+        f"{_seconds(result.duration)} – "
         + (", ".join(f"{count} {state}" for state, count in counts.items()) or "nothing to do")
     ]
     lines += _failures(records)
@@ -103,8 +105,12 @@ def _how(record: UnitRecord) -> str:
     if record.fallback_used:
         said += " with its fallback"
     if record.error is not None:
-        said += f": {type(record.error).__name__}: {record.error}"
+        said += f": {described(record.error)}"
     return said + (f" ({record.cause})" if record.cause else "")
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _chain(names: list[str], joint: str = " → ") -> str:

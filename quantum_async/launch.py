@@ -6,7 +6,7 @@ quantum_async``: that keeps the import cheap.
 
 import os
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from quantum_async.core.errors import (
 )
 from quantum_async.core.plan import ExecutionPlan, Unit
 from quantum_async.core.scheduler import Scheduler
-from quantum_async.core.states import ExecutionMode, Strategy, UnitState
+from quantum_async.core.states import ExecutionMode, Strategy
 from quantum_async.engine.attempt import Work, inline, on_loop, settled
 from quantum_async.engine.bus import Bus
 from quantum_async.engine.engine import Engine
@@ -66,9 +66,12 @@ def launch(plan: ExecutionPlan, request: RunRequest) -> Engine:
     Raises:
         PlanError: With every problem found; nothing has been started then.
     """
-    scope = _scope(plan, request)
+    problems: list[PlanError] = []
+    scope = _scope(plan, request, problems)
     placement = place_units(plan, request.mode, request.strategy)
-    _check_input(plan, request, scope)
+    _check_input(plan, request, scope, problems)
+    if problems:
+        raise PlanError.of(problems)
     executors, companions = _executors(plan, request, placement, scope)
     cpus = usable_cpus()
     sequential = request.mode is ExecutionMode.SEQUENTIAL
@@ -139,16 +142,19 @@ def _executors(
 ) -> tuple[dict[str, Executor], list[Companion]]:
     executors: dict[str, Executor] = {}
     companions: list[Companion] = []
+    settled_before = scope.given.keys() | set(scope.outside)
+
+    def units_in(place: str) -> list[int]:
+        units = placement.units_in(place, plan.unit_count)
+        return [unit for unit in units if unit not in settled_before]
+
     if THREAD in placement.places:
         executors[THREAD] = ThreadExecutor()
-    if CUSTOM in placement.places:
+    if units_in(CUSTOM):
         from quantum_async.engine.executors.futures import FuturesExecutor
 
         executors[CUSTOM] = FuturesExecutor(request.custom_executor)
-    settled_before = scope.given.keys() | set(scope.outside)
-    cpu_bound = [
-        unit for unit in placement.units_in(PROCESS, plan.unit_count) if unit not in settled_before
-    ]
+    cpu_bound = units_in(PROCESS)
     if cpu_bound:
         # Only now: a run without CPU-bound units does not pay for what runs them.
         from quantum_async.engine.executors.packing import unsendable
@@ -180,55 +186,72 @@ def _work(place: str, executors: Mapping[str, Executor]) -> Work:
 # -- what a run is about --------------------------------------------------------------------------
 
 
-def _scope(plan: ExecutionPlan, request: RunRequest) -> Scope:
-    given = _resumed(plan, request.resume_from)
-    for unit, value in (request.overrides or {}).items():
-        given[plan.number(unit, "overrides")] = value
-    targets = plan.sinks
+def _scope(plan: ExecutionPlan, request: RunRequest, problems: list[PlanError]) -> Scope:
+    given = _known(plan, request.resume_from, "resume_from", problems)
+    given |= _known(plan, request.overrides, "overrides", problems)
+    targets: Iterable[int] = plan.sinks
     if request.targets is not None:
-        targets = tuple(_numbers(plan, request.targets, "targets"))
+        targets = _numbers(plan, request.targets, "targets", problems)
+    outside: Collection[int] = ()
     if given or request.targets is not None:
         # What only leads to results that are known already is not needed again.
         needed = graph.ancestors(plan.edges_up, targets, given) | given.keys()
-        outside: Collection[int] = [u for u in range(plan.unit_count) if u not in needed]
-    else:
-        outside = ()
+        outside = [unit for unit in range(plan.unit_count) if unit not in needed]
     keep = None
     if request.keep != "all":
-        wanted = targets if request.keep == "targets" else _numbers(plan, request.keep, "keep")
+        wanted = targets
+        if request.keep != "targets":
+            wanted = _numbers(plan, request.keep, "keep", problems)
         keep = frozenset(wanted)
     return Scope(given, outside, keep)
 
 
-def _resumed(plan: ExecutionPlan, earlier: Any) -> dict[int, Any]:
-    """Return the results of an earlier run that this one need not compute again."""
-    if earlier is None:
+def _known(
+    plan: ExecutionPlan, results: Any, what: str, problems: list[PlanError]
+) -> dict[int, Any]:
+    """Return the results, by unit number, that need not be computed."""
+    if results is None:
         return {}
-    if isinstance(earlier, RunResult):
+    if isinstance(results, RunResult):
         # Units that are gone from the plan since then are no mistake.
-        completed = (n for n in earlier if earlier.units[n].state is UnitState.COMPLETED)
-        return {plan.index[name]: earlier[name] for name in completed if name in plan.index}
-    if isinstance(earlier, Mapping):
-        return {plan.number(unit, "resume_from"): value for unit, value in earlier.items()}
-    raise PlanError(
-        f"resume_from must be a RunResult or a mapping of unit name to result, not {earlier!r}"
-    )
+        return {plan.index[name]: results[name] for name in results if name in plan.index}
+    if not isinstance(results, Mapping):
+        kinds = "a RunResult or a mapping" if what == "resume_from" else "a mapping"
+        problems.append(
+            PlanError(f"{what} must be {kinds} of unit name to result, not {results!r}")
+        )
+        return {}
+    found = {}
+    for unit, value in results.items():
+        for number in _numbers(plan, [unit], what, problems):
+            found[number] = value
+    return found
 
 
-def _numbers(plan: ExecutionPlan, units: "Names | str | Handle", what: str) -> list[int]:
+def _numbers(
+    plan: ExecutionPlan, units: "Names | str | Handle", what: str, problems: list[PlanError]
+) -> list[int]:
     if isinstance(units, str | Handle):
         units = [units]
+    found = []
     try:
-        return [plan.number(unit, what) for unit in units]
+        for unit in units:
+            try:
+                found.append(plan.number(unit, what))
+            except PlanError as problem:
+                problems.append(problem)
     except TypeError:
-        raise PlanError(f"{what} must be names or handles of units, not {units!r}") from None
+        problems.append(PlanError(f"{what} must be names or handles of units, not {units!r}"))
+    return found
 
 
-def _check_input(plan: ExecutionPlan, request: RunRequest, scope: Scope) -> None:
-    """Refuse an input that units cannot be called with."""
+def _check_input(
+    plan: ExecutionPlan, request: RunRequest, scope: Scope, problems: list[PlanError]
+) -> None:
+    """Find what units cannot be called with."""
     given = request.input
     keys = given if isinstance(given, Mapping) else {}
-    problems: list[PlanError] = [
+    problems += [
         DuplicateUnitError(
             f"{key!r} is both a unit and a key of the run's input, so ctx[{key!r}] could mean "
             "either: rename one of the two"
@@ -244,8 +267,6 @@ def _check_input(plan: ExecutionPlan, request: RunRequest, scope: Scope) -> None
             needed = [n for n in binding.names if n not in binding.optional]
             missing = [n for n in needed if n not in plan.index and n not in keys]
             problems += [_missing(unit, name, keys, plan, given) for name in missing]
-    if problems:
-        raise PlanError.of(problems)
 
 
 def _missing(

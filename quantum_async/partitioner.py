@@ -3,6 +3,7 @@
 import asyncio
 import functools
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from quantum_async.blocking import run_blocking
@@ -12,10 +13,10 @@ from quantum_async.core.states import ExecutionMode, FailurePolicy, Strategy, Un
 from quantum_async.core.unit import QuantumUnit, R, T
 from quantum_async.definition import Definition
 from quantum_async.engine.bus import Observer
-from quantum_async.observe.hooks import Hooks
+from quantum_async.observe.hooks import hooks
 from quantum_async.observe.log import LogObserver
 from quantum_async.observe.stream import EventStream
-from quantum_async.request import Names, RunRequest, check_limits
+from quantum_async.request import Names, RunRequest, check_limits, checked_observers, or_else
 from quantum_async.result import RunResult
 from quantum_async.verdict import failed, first_error, out_of_time
 
@@ -74,7 +75,7 @@ class QuantumPartitioner(Definition[T, R]):
         )
         self.max_workers = max_workers
         self.failure_policy = parse(FailurePolicy, failure_policy, "failure_policy")
-        self.observers: list[Observer] = list(observers)
+        self.observers: list[Observer] = checked_observers(observers)
         self.name = name or type(self).__name__
 
     # -- running ----------------------------------------------------------------------------
@@ -151,13 +152,13 @@ class QuantumPartitioner(Definition[T, R]):
             context: The run's input.
             options: The options of `run`.
         """
-        observers = tuple(options.pop("observers", ()))
+        request = self._request(context, **options)
 
         def start(
             observer: Observer, keep: Callable[[RunResult], None]
         ) -> Coroutine[Any, Any, RunResult]:
-            request = self._request(context, observers=(*observers, observer), **options)
-            return self._run(request, keep)
+            listeners = (*request.observers, observer)
+            return self._run(replace(request, observers=listeners), keep)
 
         return EventStream(start)
 
@@ -179,18 +180,19 @@ class QuantumPartitioner(Definition[T, R]):
         run_id: str | None = None,
     ) -> RunRequest:
         check_limits(max_workers, timeout)
-        listeners = [*self.observers, *observers]
-        hooks = Hooks(self.on_unit_start, self.on_unit_complete, self.on_unit_error)
+        listeners: list[Observer] = [*self.observers, *checked_observers(observers)]
+        listeners += hooks(self.on_unit_start, self.on_unit_complete, self.on_unit_error)
         log = LogObserver()
-        listeners += [one for one in (hooks, log) if one.event_types]
+        if log.event_types:
+            listeners.append(log)
         return RunRequest(
             input=context,
-            mode=parse(ExecutionMode, mode or self.default_execution_mode, "mode"),
+            mode=parse(ExecutionMode, or_else(mode, self.default_execution_mode), "mode"),
             max_workers=max_workers or self.max_workers,
             custom_executor=custom_executor,
-            strategy=parse(Strategy, strategy or self.strategy, "strategy"),
+            strategy=parse(Strategy, or_else(strategy, self.strategy), "strategy"),
             failure_policy=parse(
-                FailurePolicy, failure_policy or self.failure_policy, "failure_policy"
+                FailurePolicy, or_else(failure_policy, self.failure_policy), "failure_policy"
             ),
             timeout=timeout,
             targets=targets,

@@ -6,6 +6,7 @@ from typing import Any
 
 from quantum_async.core.binding import Handle
 from quantum_async.core.context import Around
+from quantum_async.core.errors import PlanError
 from quantum_async.core.plan import Unit
 from quantum_async.core.states import ExecutionMode, FailurePolicy, Strategy
 from quantum_async.core.unit import check_number, check_workers
@@ -43,3 +44,24 @@ def check_limits(max_workers: Any, timeout: Any) -> None:
     """
     check_workers(max_workers)
     check_number("", "timeout", timeout)
+
+
+def checked_observers(observers: Any) -> list[Observer]:
+    """Return observers as a list.
+
+    Raises:
+        PlanError: If they are no list, or one of them cannot be called.
+    """
+    try:
+        listed = list(observers)
+    except TypeError:
+        raise PlanError(f"observers must be a list of callables, not {observers!r}") from None
+    for observer in listed:
+        if not callable(observer):
+            raise PlanError(f"observers must be callables that take an event, not {observer!r}")
+    return listed
+
+
+def or_else(given: Any, default: Any) -> Any:
+    """Return what was given, or the default if nothing was."""
+    return default if given is None else given

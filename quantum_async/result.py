@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import Any, TypeVar, overload
 
 from quantum_async.core.binding import Handle
-from quantum_async.core.errors import did_you_mean
+from quantum_async.core.errors import did_you_mean, message_of
 from quantum_async.core.plan import ExecutionPlan
 from quantum_async.core.record import UnitRecord
 from quantum_async.core.scheduler import CANCELED, COMPLETED, SKIPPED
@@ -40,6 +40,8 @@ class RunResult(Mapping[str, Any]):
     def __getitem__(self, key: str | QuantumUnit[Any, Any]) -> Any:
         name = key.id if isinstance(key, Handle) else key
         unit = self.plan.index.get(name)
+        if unit is not None and isinstance(key, Handle) and self.plan.handles[unit] is not key:
+            raise KeyError(f"the handle {name!r} is of another partitioner than this result")
         if unit is not None and (value := self._ledger.results[unit]) is not NOTHING:
             return value
         raise KeyError(self._why_not(name))
@@ -209,7 +211,7 @@ def _times(record: UnitRecord) -> dict[str, Any]:
         "duration": record.duration,
     }
     if record.error is not None:
-        times["error"] = str(record.error)
+        times["error"] = message_of(record.error)
     return times
 
 
@@ -222,6 +224,7 @@ def _trace(records: list[UnitRecord]) -> list[dict[str, Any]]:
             continue
         entry = {"event": "complete", "unit": record.name, "time": record.ended_at}
         if record.state is not UnitState.COMPLETED:
-            entry |= {"event": "error", "error": str(record.error or record.cause)}
+            why = str(record.cause) if record.error is None else message_of(record.error)
+            entry |= {"event": "error", "error": why}
         trace.append(entry)
     return sorted(trace, key=lambda entry: (entry["time"], entry["event"] == "start"))

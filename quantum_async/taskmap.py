@@ -18,7 +18,7 @@ from quantum_async.core.errors import CircularDependencyError, ExecutionError, P
 from quantum_async.core.plan import ExecutionPlan
 from quantum_async.core.states import ExecutionMode
 from quantum_async.core.unit import check_number
-from quantum_async.observe.hooks import Hooks
+from quantum_async.observe.hooks import hooks
 from quantum_async.partitioner import QuantumPartitioner
 
 X = TypeVar("X")
@@ -90,14 +90,13 @@ class TaskMap:
     async def _run(
         self, context: Any, mode: ExecutionMode, max_workers: int | None, executor: Any = None
     ) -> Results:
-        hooks = Hooks(self.on_task_start, self.on_task_complete, self.on_task_error)
         try:
             result = await self._flow.run(
                 context,
                 mode=mode,
                 max_workers=max_workers,
                 custom_executor=executor,
-                observers=[hooks] if hooks.event_types else (),
+                observers=hooks(self.on_task_start, self.on_task_complete, self.on_task_error),
             )
         except ExecutionError as error:
             # The message's last line says where a partitioner has the results.

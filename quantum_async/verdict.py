@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from quantum_async.core.errors import ExecutionError, RunTimeoutError
+from quantum_async.core.errors import ExecutionError, RunTimeoutError, described
 from quantum_async.core.states import UnitState
 from quantum_async.result import RunResult
 
@@ -18,7 +18,7 @@ def failed(result: RunResult) -> ExecutionError:
     for name, error in list(errors.items())[:_MOST]:
         attempts = result.units[name].attempts
         tries = f" (after {attempts} attempts)" if attempts > 1 else ""
-        lines.append(f"  {name}: {type(error).__name__}: {error}{tries}")
+        lines.append(f"  {name}: {described(error)}{tries}")
     if len(errors) > _MOST:
         lines.append(f"  … and {len(errors) - _MOST} more, in .errors")
     if len(result):

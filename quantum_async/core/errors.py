@@ -20,6 +20,20 @@ def did_you_mean(name: object, known: Iterable[object]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
+def message_of(error: BaseException) -> str:
+    """Return an exception's message, whatever its ``__str__`` may do."""
+    try:
+        return str(error)
+    except Exception:
+        return "(its __str__ raised)"
+
+
+def described(error: BaseException) -> str:
+    """Return an exception's type and message."""
+    message = message_of(error)
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
 class QuantumError(Exception):
     """Base of all errors of this library. They can be pickled and copied, notes included."""
 

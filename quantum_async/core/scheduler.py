@@ -91,24 +91,10 @@ class Scheduler:
     """
 
     __slots__ = (
-        "_doomed",
-        "_fifo",
-        "_heaps",
-        "_many_lanes",
-        "_ranks",
-        "_sorted",
-        "_units",
-        "edges_down",
-        "just_ready",
-        "lane_used",
-        "lanes",
-        "max_running",
-        "phase",
-        "slots",
-        "unfinished",
-        "used",
+        "_doomed", "_fifo", "_heaps", "_many_lanes", "_ranks", "_sorted", "_units", "edges_down",
+        "just_ready", "lane_used", "lanes", "max_running", "phase", "slots", "unfinished", "used",
         "waiting",
-    )
+    )  # fmt: skip
 
     def __init__(
         self,

@@ -362,10 +362,13 @@ def takes_nothing(fn: Callable[..., Any]) -> bool:
     return code is not None and not code.co_argcount and not code.co_flags & inspect.CO_VARARGS
 
 
-def is_async_generator_function(fn: Callable[..., Any]) -> bool:
-    """Return whether calling `fn` gives an asynchronous generator."""
+def is_generator_function(fn: Callable[..., Any]) -> bool:
+    """Return whether calling `fn` gives a generator, asynchronous or not."""
     code = getattr(fn, "__code__", None)
-    return code is not None and bool(code.co_flags & inspect.CO_ASYNC_GENERATOR)
+    return code is not None and bool(code.co_flags & _GENERATORS)
+
+
+_GENERATORS = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
 
 def is_coroutine_function(fn: Callable[..., Any]) -> bool:

@@ -23,7 +23,8 @@ from typing import Any, Protocol
 
 from anyio import CancelScope, current_time
 
-from quantum_async.core.context import ExecutionContext
+from quantum_async.core.binding import Binding
+from quantum_async.core.context import Around, ExecutionContext
 from quantum_async.engine.executors.base import Job
 
 _OURS = ("quantum_async.", "anyio.", "asyncio.", "concurrent.futures")
@@ -69,6 +70,10 @@ class Reports(Protocol):
         """The unit was cancelled; `error` is what its clean-up raised."""
         ...
 
+    def broke(self, bug: BaseException, unit: int) -> None:
+        """The report itself failed: nobody else would ever end the run."""
+        ...
+
     def asked_to_stop(self, unit: int) -> bool:
         """Whether the engine cancelled this unit."""
         ...
@@ -89,26 +94,32 @@ async def attempt_plain(
 ) -> None:
     """Run a coroutine function that has no limits, as ``function(ctx)``."""
     try:
-        value = await function(ctx)
-    except BaseException as error:
-        _sort_out(engine, unit, None, error)
-    else:
-        engine.completed(unit, value)
+        try:
+            value = await function(ctx)
+        except BaseException as error:
+            _sort_out(engine, unit, None, error)
+        else:
+            engine.completed(unit, value)
+    except BaseException as bug:
+        engine.broke(bug, unit)
 
 
 async def attempt_full(
     engine: Reports, unit: int, job: Job, work: Work, limit: Limit | None
 ) -> None:
     """Run a job where it belongs, within its limit."""
-    if limit is not None:
-        await _attempt_limited(engine, unit, job, work, limit)
-        return
     try:
-        value = await work(job)
-    except BaseException as error:
-        _sort_out(engine, unit, job, error)
-    else:
-        engine.attempt_returned(unit, value)
+        if limit is not None:
+            await _attempt_limited(engine, unit, job, work, limit)
+            return
+        try:
+            value = await work(job)
+        except BaseException as error:
+            _sort_out(engine, unit, job, error)
+        else:
+            engine.attempt_returned(unit, value)
+    except BaseException as bug:
+        engine.broke(bug, unit)
 
 
 async def _attempt_limited(engine: Reports, unit: int, job: Job, work: Work, limit: Limit) -> None:
@@ -190,6 +201,39 @@ async def inline(job: Job) -> Any:
 async def settled(value: Any) -> Any:
     """Return what a plain function returned; a coroutine (from a lambda, say) is awaited."""
     return await value if inspect.iscoroutine(value) else value
+
+
+def bound(
+    place: Work,
+    binding: Binding,
+    ctx: ExecutionContext[Any],
+    around: Around | None,
+    ran_on: dict[int, str],
+    unit: int,
+) -> Work:
+    """Return what an attempt does: bind its arguments, and run the job where it belongs.
+
+    Args:
+        place: Runs a job where it belongs.
+        binding: How its function gets its arguments.
+        ctx: Its context.
+        around: What is wrapped around it, or None.
+        ran_on: Where "cache" is written if what is around it gave a result without the work. Only
+            this column: the frames of the work must not hold the ledger, which holds its errors.
+        unit: Its number.
+    """
+
+    async def work(job: Job) -> Any:
+        # Bound inside the attempt: an error in it is the unit's own.
+        job.args, job.kwargs = binding.bind(ctx)
+        ran_on.pop(unit, None)
+        return await place(job)
+
+    async def wrapped(job: Job) -> Any:
+        ran_on[unit] = "cache"
+        return await around(ctx, partial(work, job))  # type: ignore[misc]
+
+    return work if around is None else wrapped
 
 
 def nearest(

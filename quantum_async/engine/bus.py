@@ -55,11 +55,19 @@ class Bus:
         for observer in tuple(takers):
             try:
                 observer(event)
-            except Exception as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
                 self._drop(observer, error)
 
     def _drop(self, observer: Observer, error: BaseException) -> None:
         for takers in self._takers.values():
-            if observer in takers:
-                takers.remove(observer)
-        self._complain(f"the observer {observer!r} raised and hears no more of this run", error)
+            takers[:] = [taker for taker in takers if taker is not observer]
+        self._complain(f"the observer {_named(observer)} raised and hears no more of it", error)
+
+
+def _named(observer: object) -> str:
+    try:
+        return repr(observer) or type(observer).__name__
+    except Exception:
+        return type(observer).__name__

@@ -38,11 +38,13 @@ from quantum_async.engine.attempt import (
     Work,
     attempt_full,
     attempt_plain,
+    bound,
     nearest,
     on_loop,
     release_frames,
 )
 from quantum_async.engine.executors.base import Job
+from quantum_async.engine.loops import all_ended, running_loop
 from quantum_async.engine.outcomes import Outcomes
 from quantum_async.engine.setup import Setup
 
@@ -59,39 +61,12 @@ class Engine:
     """
 
     __slots__ = (
-        "__weakref__",
-        "_asked",
-        "_bind",
-        "_bus",
-        "_clock",
-        "_context",
-        "_done",
-        "_ends_at",
-        "_first_starts",
-        "_handles",
-        "_interrupted",
-        "_lanes",
-        "_ledger",
-        "_loop",
-        "_names",
-        "_outcomes",
-        "_prefix",
-        "_pump_due",
-        "_pumping",
-        "_scheduler",
-        "_scopes",
-        "_setup",
-        "_short",
-        "_tasks",
-        "_tells_start",
-        "_timers",
-        "_view",
-        "_waiter",
-        "_waits_for_threads",
-        "ledger",
-        "stopping",
-        "timed_out",
-    )
+        "__weakref__", "_asked", "_bind", "_broken", "_bus", "_clock", "_context", "_done",
+        "_ends_at", "_first_starts", "_handles", "_interrupted", "_lanes", "_ledger", "_loop",
+        "_names", "_outcomes", "_prefix", "_pump_due", "_pumping", "_scheduler", "_scopes",
+        "_setup", "_short", "_tasks", "_tells_start", "_timers", "_view", "_waiter",
+        "_waits_for_threads", "ledger", "stopping", "timed_out",
+    )  # fmt: skip
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
@@ -114,6 +89,7 @@ class Engine:
         self._done = False
         self.stopping = False
         self.timed_out = False
+        self._broken = False
         self._waits_for_threads = False
         self._interrupted: BaseException | None = None
         self._ends_at = math.inf
@@ -166,16 +142,16 @@ class Engine:
         return time_limit
 
     async def _end(self) -> None:
-        self._setup.view.close()
-        with CancelScope(shield=True):
-            for companion in self._setup.companions:
-                await companion.end()
         ledger = self._ledger
         ledger.ended = self._clock()
+        self._setup.view.close()
+        again = await all_ended([companion.end() for companion in self._setup.companions])
         self._bus.tell(RunFinished, self._verdict(), ledger.ended - ledger.began)
         self._outcomes.close()
         for error in ledger.errors.values():
             release_frames(error)
+        if again is not None:
+            raise again
 
     async def _until_done(self) -> None:
         while not self._done:
@@ -283,8 +259,8 @@ class Engine:
             if self._scheduler.just_ready:
                 self._tell_ready()
         except BaseException as error:
-            self._broke(error)
-            return
+            self.broke(error)
+            more = False
         finally:
             self._pumping = False
         if more:
@@ -311,21 +287,22 @@ class Engine:
     def _finish_if_done(self) -> None:
         if self._tasks or (self._outcomes.late and self._waits_for_threads):
             return
-        if not self._scheduler.finished:
-            if self._scheduler.stuck():
-                self._broke(InternalError(f"the run is stuck: {self._scheduler!r}"))
+        if not self._scheduler.finished and self._scheduler.stuck():
+            self.broke(InternalError(f"the run is stuck: {self._scheduler!r}"))
+        if not self._scheduler.finished and not self._broken:
             return
         self._done = True
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def _broke(self, error: BaseException) -> None:
-        """The engine itself failed: nobody else would ever wake the run."""
-        self._interrupted = error
-        self.stop("the engine failed")
-        self._done = True
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+    def broke(self, bug: BaseException, unit: int = NOBODY) -> None:
+        """The engine itself failed, perhaps over a unit: end what runs, and raise it."""
+        self._tasks.pop(unit, None)
+        if not self._broken:
+            self._broken = True
+            self._interrupted = bug
+            self.stop("the engine failed")
+        self.poke()
 
     def _tell_ready(self) -> None:
         units, self._scheduler.just_ready = self._scheduler.just_ready or [], []
@@ -358,24 +335,15 @@ class Engine:
         self, unit: int, ctx: ExecutionContext[Any], place: Work
     ) -> Coroutine[Any, Any, None]:
         handle, now = self._handles[unit], self._loop.time()
-        options = handle.options
-        lane = self._scheduler.lanes[unit]
+        options, ledger = handle.options, self._ledger
         job = Job(handle.id, ctx.attempt, handle.function, ctx)
-        job.returned = partial(self._thread_returned, lane)
-        job.measured = partial(self._ledger.usage.__setitem__, unit)
-
-        async def work(job: Job) -> Any:
-            # Bound inside the attempt: an error in it is the unit's own.
-            job.args, job.kwargs = options.binding.bind(ctx)
-            return await place(job)
-
-        async def wrapped(job: Job) -> Any:
-            return await around(ctx, partial(work, job))  # type: ignore[misc]
-
+        job.returned = partial(self._thread_returned, self._lanes[unit])
+        job.measured = partial(ledger.usage.__setitem__, unit)
         around = None if self._setup.around is None else self._setup.around(handle)
+        work = bound(place, options.binding, ctx, around, ledger.ran_on, unit)
         first = now if options.deadline is None else self._first_starts.setdefault(unit, now)
         limit = nearest(now, options.timeout, options.deadline, first)
-        return attempt_full(self._outcomes, unit, job, work if around is None else wrapped, limit)
+        return attempt_full(self._outcomes, unit, job, work, limit)
 
     def spawn(self, unit: int, coroutine: Coroutine[Any, Any, None], name: str) -> None:
         """Run a coroutine as the unit's task, in context variables of its own."""
@@ -468,14 +436,11 @@ class Engine:
         return max(0.0, ends_at - self._loop.time())
 
     def _emit(self, unit: int, attempt: int, value: Any) -> None:
-        try:
-            here = asyncio.get_running_loop() is self._loop
-        except RuntimeError:
-            here = False
-        if here:
-            self._bus.tell(UnitEmitted, self._names[unit], attempt, value)
+        told = partial(self._bus.tell, UnitEmitted, self._names[unit], attempt, value)
+        if running_loop() is self._loop:
+            told()
         else:
-            self._loop.call_soon_threadsafe(self._emit, unit, attempt, value)
+            self._loop.call_soon_threadsafe(told)
 
     def __repr__(self) -> str:
         state = "done" if self._done else "stopping" if self.stopping else "running"

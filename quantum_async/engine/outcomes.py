@@ -9,6 +9,7 @@ wait; then the fallback; then the failure, which under FAIL_FAST stops the run.
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, Protocol
 
 from anyio import CancelScope, to_thread
@@ -24,7 +25,7 @@ from quantum_async.core.events import (
     UnitTimedOut,
 )
 from quantum_async.core.retry import given_up_on
-from quantum_async.core.scheduler import CANCELED, FAILED, TIMEOUT
+from quantum_async.core.scheduler import CANCELED, FAILED, READY, TIMEOUT, WAITING
 from quantum_async.core.states import FailurePolicy
 from quantum_async.core.unit import NO_FALLBACK, is_coroutine_function
 from quantum_async.engine.attempt import Limit, settled, users_part
@@ -33,6 +34,7 @@ from quantum_async.engine.ledger import NOTHING
 from quantum_async.engine.setup import Setup
 
 _LATE = "its thread cannot be stopped and is still running"
+_LATE_BUT_BACK = "its thread could not be stopped, and returned later"
 
 
 class Driver(Protocol):
@@ -67,6 +69,10 @@ class Driver(Protocol):
         """Stop the run, and raise `error` from it."""
         ...
 
+    def broke(self, bug: BaseException, unit: int) -> None:
+        """Stop the run, which failed by itself."""
+        ...
+
     def asked_to_stop(self, unit: int) -> bool:
         """Whether the engine cancelled this unit."""
         ...
@@ -85,19 +91,9 @@ class Outcomes:
     """
 
     __slots__ = (
-        "_clock",
-        "_consumers",
-        "_driver",
-        "_handles",
-        "_late",
-        "_ledger",
-        "_names",
-        "_scheduler",
-        "_setup",
-        "_tells_end",
-        "asked_to_stop",
-        "scope_opened",
-    )
+        "_clock", "_consumers", "_driver", "_handles", "_late", "_ledger", "_names", "_scheduler",
+        "_setup", "_tells_end", "asked_to_stop", "broke", "scope_opened",
+    )  # fmt: skip
 
     def __init__(self, setup: Setup, driver: Driver) -> None:
         self._setup = setup
@@ -110,14 +106,17 @@ class Outcomes:
         self._late: set[Job] = set()
         self._consumers: list[int] | None = None
         if setup.keep is not None:
-            self._consumers = [len(below) for below in setup.plan.edges_down]
+            will_run = [phase in (WAITING, READY) for phase in setup.scheduler.phase]
+            edges_down = setup.plan.edges_down
+            self._consumers = [sum(map(will_run.__getitem__, below)) for below in edges_down]
         self._tells_end = UnitCompleted in setup.bus
+        self.broke = driver.broke
         self.asked_to_stop = driver.asked_to_stop
         self.scope_opened = driver.scope_opened
 
     def close(self) -> None:
         """Let go of the engine, which holds this: nothing of a run waits for a collector."""
-        del self._driver, self.asked_to_stop, self.scope_opened
+        del self._driver, self.broke, self.asked_to_stop, self.scope_opened
 
     @property
     def late(self) -> int:
@@ -163,7 +162,7 @@ class Outcomes:
 
     def attempt_raised(self, unit: int, error: BaseException) -> None:
         """The unit raised; the traceback is cut to the user's own part."""
-        error.__traceback__ = users_part(error.__traceback__)
+        error = _cut(error)
         if isinstance(error, MissingKeyError) and self._setup.view.is_unit(error.name):
             # Only a worker process has to guess: it knows what was declared, not what was not.
             error = UndeclaredDependencyError(
@@ -183,8 +182,7 @@ class Outcomes:
         """The unit was stopped by a time limit."""
         timeout = self._timeout_error(unit, limit)
         if error is not None:
-            error.__traceback__ = users_part(error.__traceback__)
-            timeout.__context__ = error
+            timeout.__context__ = _cut(error)
             self._setup.complain(
                 f"{self._names[unit]!r} raised while it was being stopped by its time limit", error
             )
@@ -193,8 +191,7 @@ class Outcomes:
     def attempt_canceled(self, unit: int, job: Job | None, error: BaseException | None) -> None:
         """The unit was cancelled by the run or from outside."""
         if error is not None:
-            error.__traceback__ = users_part(error.__traceback__)
-            self._ledger.errors[unit] = error
+            self._ledger.errors[unit] = _cut(error)
             self._setup.complain(f"{self._names[unit]!r} raised while it was cancelled", error)
         cause = self._ledger.stop_cause or "cancelled from outside the run"
         self._ledger.causes[unit] = f"{cause}; {_LATE}" if job and job.late else cause
@@ -228,6 +225,8 @@ class Outcomes:
         if job not in self._late:
             return False
         self._late.discard(job)
+        unit, causes = self._setup.plan.index[job.unit], self._ledger.causes
+        causes[unit] = causes.get(unit, "").replace(_LATE, _LATE_BUT_BACK)
         self._scheduler.free_slot(lane)
         return True
 
@@ -254,8 +253,9 @@ class Outcomes:
         self._lost(unit, phase, job)
         if job is not None and job.late:
             self._ledger.causes[unit] = _LATE
-        if note not in getattr(error, "__notes__", ()):
-            error.add_note(note)
+        with suppress(Exception):  # an exception may be frozen
+            if note not in getattr(error, "__notes__", ()):
+                error.add_note(note)
         kind = UnitTimedOut if phase == TIMEOUT else UnitFailed
         self._setup.bus.tell(kind, *self._who(unit), error, self._elapsed(unit))
         if self._setup.policy is FailurePolicy.FAIL_FAST:
@@ -279,7 +279,7 @@ class Outcomes:
         self._scheduler.retry(unit, keeps_slot=self._keeps_slot(job))
         if error is not None:
             # A repeated attempt's frames hold its data; nobody will read this traceback.
-            error.__traceback__ = None
+            error.with_traceback(None)
         self._ledger.lost += wait
         self._setup.bus.tell(UnitRetrying, *self._who(unit), error, wait)
         self._driver.wake_later(unit, wait)
@@ -299,8 +299,7 @@ class Outcomes:
             if isinstance(broken, asyncio.CancelledError) and self.asked_to_stop(unit):
                 self.attempt_canceled(unit, job, None)
                 return
-            broken.__traceback__ = users_part(broken.__traceback__)
-            self._ledger.errors[unit] = broken
+            self._ledger.errors[unit] = _cut(broken)
             note = f"raised by the fallback of unit {self._names[unit]!r}"
             self._ended_badly(unit, broken, FAILED, job, note)
         else:
@@ -368,6 +367,11 @@ class Outcomes:
             limit.seconds,
             limit.which,
         )
+
+
+def _cut(error: BaseException) -> BaseException:
+    """Cut an exception's traceback to the user's own part, frozen exceptions' too."""
+    return error.with_traceback(users_part(error.__traceback__))
 
 
 _PLACES = {

@@ -1,4 +1,4 @@
-"""The three assignable hooks of a partitioner, as an observer."""
+"""The three assignable hooks of a partitioner, as observers: one that raises is dropped alone."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,37 +6,46 @@ from typing import Any
 from quantum_async.core.events import Event, UnitCompleted, UnitFailed, UnitStarted, UnitTimedOut
 
 
-class Hooks:
-    """Calls a partitioner's hooks.
+class Hook:
+    """Calls one hook.
+
+    Args:
+        name: The hook's name.
+        call: Takes an event and calls the hook with what belongs to it.
+        event_types: The events it is for.
+    """
+
+    def __init__(self, name: str, call: Callable[[Any], object], *event_types: type[Event]) -> None:
+        self._name = name
+        self._call = call
+        self.event_types = event_types
+
+    def __call__(self, event: Any) -> None:
+        """Call the hook."""
+        self._call(event)
+
+    def __repr__(self) -> str:
+        return f"hook {self._name}"
+
+
+def hooks(
+    start: Callable[[str], object] | None,
+    complete: Callable[[str, Any], object] | None,
+    error: Callable[[str, BaseException], object] | None,
+) -> list[Hook]:
+    """Return observers that call those hooks that there are.
 
     Args:
         start: Called with the unit's name when its first attempt starts.
         complete: Called with name and result when it has one.
         error: Called with name and exception when it failed or timed out for good.
     """
-
-    def __init__(
-        self,
-        start: Callable[[str], object] | None,
-        complete: Callable[[str, Any], object] | None,
-        error: Callable[[str, BaseException], object] | None,
-    ) -> None:
-        self._start, self._complete, self._error = start, complete, error
-        types: list[type[Event]] = []
-        types += [UnitStarted] if start else []
-        types += [UnitCompleted] if complete else []
-        types += [UnitFailed, UnitTimedOut] if error else []
-        self.event_types = tuple(types)
-
-    def __call__(self, event: Any) -> None:
-        """Call the hook that an event belongs to."""
-        match event:
-            case UnitStarted(attempt=1) if self._start:
-                self._start(event.unit)
-            case UnitCompleted() if self._complete:
-                self._complete(event.unit, event.result)
-            case UnitFailed() | UnitTimedOut() if self._error:
-                self._error(event.unit, event.error)
-
-    def __repr__(self) -> str:
-        return "the partitioner's hooks"
+    found = []
+    if start is not None:
+        found.append(Hook("on_unit_start", lambda e: e.attempt == 1 and start(e.unit), UnitStarted))
+    if complete is not None:
+        found.append(Hook("on_unit_complete", lambda e: complete(e.unit, e.result), UnitCompleted))
+    if error is not None:
+        ends = (UnitFailed, UnitTimedOut)
+        found.append(Hook("on_unit_error", lambda e: error(e.unit, e.error), *ends))
+    return found

@@ -8,6 +8,7 @@ and structlog is never configured. What the level would drop is not even listene
 import logging
 import sys
 from collections.abc import Callable, MutableMapping
+from contextlib import suppress
 from typing import Any
 
 from quantum_async.core.events import (
@@ -36,6 +37,12 @@ _LEVELS: dict[type[Event], int] = {
     UnitSkipped: logging.INFO,
     UnitCanceled: logging.INFO,
     RunFinished: logging.INFO,
+}
+_METHODS = {
+    logging.DEBUG: "debug",
+    logging.INFO: "info",
+    logging.WARNING: "warning",
+    logging.ERROR: "error",
 }
 _NAMES: dict[type[Event], str] = {
     RunStarted: "run started",
@@ -67,7 +74,7 @@ class LogObserver:
         if kind not in (RunStarted, RunFinished):
             facts |= {"unit": event.unit, "attempt": event.attempt}
         facts |= _particulars(event)
-        _logger().log(_LEVELS[kind], _NAMES[kind], **facts)
+        getattr(_logger(), _METHODS[_LEVELS[kind]])(_NAMES[kind], **facts)
 
 
 def _particulars(event: Any) -> dict[str, Any]:
@@ -79,9 +86,9 @@ def _particulars(event: Any) -> dict[str, Any]:
         case UnitCompleted():
             return {"duration": round(event.duration, 6)}
         case UnitRetrying():
-            return {"error": repr(event.error), "wait": round(event.wait, 3)}
+            return {"error": _told(event.error), "wait": round(event.wait, 3)}
         case UnitFailed() | UnitTimedOut():
-            return {"error": repr(event.error), "duration": round(event.duration, 6)}
+            return {"error": _told(event.error), "duration": round(event.duration, 6)}
         case UnitSkipped():
             return {"root": event.root}
         case UnitCanceled():
@@ -94,7 +101,8 @@ def _particulars(event: Any) -> dict[str, Any]:
 def complain(message: str, error: BaseException | None = None) -> None:
     """Write a warning of the engine: a broken observer, a unit that ignores its cancellation."""
     facts = {} if error is None else {"exc_info": error}
-    _logger().warning(message, **facts)
+    with suppress(Exception):  # a log that raises breaks no run either
+        _logger().warning(message, **facts)
 
 
 def context_binder(run_id: str) -> Callable[[str, int], None] | None:
@@ -120,8 +128,10 @@ def _effective_level() -> int:
 
         if structlog.is_configured():
             logger = structlog.get_logger("quantum_async").bind()
-            level = getattr(logger, "get_effective_level", None)
-            return level() if callable(level) else logging.NOTSET
+            # Asked of the class: some loggers take any attribute for a method that logs.
+            if hasattr(type(logger), "get_effective_level"):
+                return int(logger.get_effective_level())
+            return logging.NOTSET
     return _LOGGER.getEffectiveLevel()
 
 
@@ -160,6 +170,13 @@ def _to_stdlib(
         "exc_info": exc_info,
         "extra": extra,
     }
+
+
+def _told(error: object) -> str:
+    try:
+        return repr(error)
+    except Exception:
+        return type(error).__name__
 
 
 def _shown(value: object) -> str:

@@ -27,7 +27,7 @@ class EventStream(Generic[R]):
         self._start = start
         self._events: deque[Event] = deque()
         self._task: asyncio.Task[R] | None = None
-        self._news: asyncio.Future[None] | None = None
+        self._waiting: set[asyncio.Future[None]] = set()
         self.result: R | None = None
 
     async def __aenter__(self) -> "EventStream[R]":
@@ -46,8 +46,12 @@ class EventStream(Generic[R]):
         while not self._events:
             if self._task.done():
                 raise StopAsyncIteration
-            self._news = asyncio.get_running_loop().create_future()
-            await self._news
+            news = asyncio.get_running_loop().create_future()
+            self._waiting.add(news)
+            try:
+                await news
+            finally:
+                self._waiting.discard(news)
         return self._events.popleft()
 
     async def __aexit__(
@@ -82,5 +86,6 @@ class EventStream(Generic[R]):
         self.result = result
 
     def _wake(self, _: object = None) -> None:
-        if self._news is not None and not self._news.done():
-            self._news.set_result(None)
+        for news in self._waiting:
+            if not news.done():
+                news.set_result(None)

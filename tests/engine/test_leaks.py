@@ -5,6 +5,10 @@ import concurrent.futures
 import contextlib
 import gc
 import logging
+import os
+import subprocess
+import sys
+import textwrap
 import tracemalloc
 import weakref
 from collections.abc import Iterator
@@ -51,12 +55,10 @@ def make_flow(watch: Watch, end: str, place: str, **options: Any) -> QuantumPart
     flow: QuantumPartitioner[Any, Any] = QuantumPartitioner(failure_policy="collect")
 
     async def make(ctx):
-        watch("context", ctx)
         return watch("result", Data())
 
     async def on_loop(ctx):
         watch("task", asyncio.current_task())
-        watch("context", ctx)
         local = watch("local", Data())
         if end == "raises":
             raise watch("error", WatchedError("x"))
@@ -69,13 +71,11 @@ def make_flow(watch: Watch, end: str, place: str, **options: Any) -> QuantumPart
         return watch("result", [local] and Data())
 
     def elsewhere(ctx):
-        watch("context", ctx)
         local = watch("local", Data())
         if end == "raises":
             raise watch("error", WatchedError("x"))
         return watch("result", [local] and Data())
 
-    # The weak references need contexts that can be watched.
     flow.add_unit(make, name="make")
     flow.add_unit(
         on_loop if place == "loop" else elsewhere,
@@ -87,27 +87,10 @@ def make_flow(watch: Watch, end: str, place: str, **options: Any) -> QuantumPart
     return flow
 
 
-class _Weak:
-    """Gives contexts, which are slotted, something a weak reference can hold on to."""
-
-
 @pytest.fixture(autouse=True)
-def contexts_can_be_watched(monkeypatch):
-    original = Watch.__call__
-
-    def call(self, what, thing):
-        # A slotted object cannot be watched; the run behind it can.
-        with contextlib.suppress(TypeError):
-            original(self, what, thing)
-        return thing
-
-    monkeypatch.setattr(Watch, "__call__", call)
-
-
-@pytest.fixture(autouse=True)
-def no_log(monkeypatch):
-    """Keep pytest's log capture from keeping the errors that are logged."""
-    monkeypatch.setattr(logging.getLogger("quantum_async"), "disabled", True)
+def no_log_records(caplog):
+    """Keep pytest from holding on to errors in the log records that it collects."""
+    caplog.set_level(logging.CRITICAL, "quantum_async")
 
 
 @pytest.fixture
@@ -123,8 +106,9 @@ def engines(monkeypatch, watch):
 
 
 async def settle():
-    for _ in range(3):
-        await asyncio.sleep(0)
+    """Let tasks and idle worker threads leave their last frames."""
+    for _ in range(5):
+        await asyncio.sleep(0.002)  # lets go of the interpreter lock, which a sleep of 0 does not
 
 
 ENDS = [
@@ -247,6 +231,53 @@ async def test_many_runs_leave_no_garbage(watch):
     flow.last_result = None
     await settle()
     assert gc.collect() < 50  # nothing that grows with the runs
+
+
+CANCELLED_AGAIN = """
+    import asyncio, time
+    import psutil
+    from quantum_async import QuantumPartitioner
+
+    flow = QuantumPartitioner()
+    for number in range(4):
+        flow.add_unit(time.sleep, name=f"p{number}", mode="process", args=(5,))
+
+    async def main():
+        for turns in range(6):
+            task = asyncio.create_task(flow.run())
+            await asyncio.sleep(0.01 * turns)
+            for _ in range(3):
+                task.cancel()
+                await asyncio.sleep(0.002)
+            try:
+                await task
+            except asyncio.CancelledError:
+                pass
+            if turns:
+                assert 0 <= flow.last_result.duration < 5, flow.last_result.duration
+        await asyncio.sleep(1)
+        children = len(psutil.Process().children())
+        # No more than the pool of the loop is meant to have.
+        from quantum_async.tuning import usable_cpus
+        assert children <= usable_cpus(), f"{children} worker processes"
+
+    asyncio.run(main())
+    print("done")
+"""
+
+
+@pytest.mark.slow
+def test_a_run_that_is_cancelled_again_and_again_ends_in_good_order():
+    pytest.importorskip("psutil")
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(CANCELLED_AGAIN)],
+        capture_output=True,
+        text=True,
+        timeout=40,
+        check=False,
+        env=os.environ,
+    )
+    assert done.stdout == "done\n", done.stderr
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from typing import Any
 from quantum_async.core.errors import PlanError
 from quantum_async.engine.executors.base import Job
 from quantum_async.engine.executors.envelope import Answer, answer, any_pickle, opened
-from quantum_async.engine.executors.packing import pack
+from quantum_async.engine.executors.packing import packed
 
 # Jobs travel to these as they do to our own workers: lambdas too, and with all that comes back.
 _PROCESS_POOLS = {
@@ -53,8 +53,7 @@ class FuturesExecutor:
         """Run a job in the pool; see `Executor.run`."""
         future: concurrent.futures.Future[Any]
         if self._other_process:
-            blob = pack(job.function, job.args, job.kwargs)
-            future = self._pool.submit(_call_elsewhere, blob)
+            future = self._pool.submit(_call_elsewhere, packed(job))
         else:
             future = self._pool.submit(job)
         try:

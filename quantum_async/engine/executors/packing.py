@@ -9,15 +9,18 @@ import importlib.machinery
 import io
 import pickle
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from types import FunctionType
 from typing import Any
 
 import cloudpickle
 
+from quantum_async.core.binding import ExactBinding
+from quantum_async.core.context import ExecutionContext
 from quantum_async.core.errors import PlanError, UnpicklableUnitError
 from quantum_async.core.plan import Unit
+from quantum_async.engine.executors.base import Job
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
@@ -36,9 +39,32 @@ def dumps(value: Any) -> bytes:
     return buffer.getvalue()
 
 
-def pack(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
-    """Pickle a call."""
-    return dumps((function, tuple(args), dict(kwargs)))
+def packed(job: Job) -> bytes:
+    """Pickle a job's call.
+
+    Raises:
+        UnpicklableUnitError: If its arguments cannot be, naming what is to blame.
+    """
+    try:
+        return dumps((job.function, job.args, job.kwargs))
+    except Exception as error:
+        named = dict(job.kwargs)
+        for place, value in enumerate(job.args):
+            named |= value if isinstance(value, ExecutionContext) else {str(place): value}
+        raise unsendable_arguments(job.unit, named, error) from error
+
+
+def unsendable_arguments(unit: str, values: Mapping[str, Any], error: Exception) -> Exception:
+    """Return the error of a unit whose arguments cannot be pickled, naming what is to blame."""
+    blame = [
+        f"{name!r} ({_kind(value)})" for name, value in values.items() if not _picklable(value)
+    ]
+    inside = f"; to blame: {', '.join(blame)}" if blame else ""
+    return UnpicklableUnitError(
+        f"what unit {unit!r} is to be called with cannot be sent to a worker process: {error}"
+        f"{inside}. A unit that takes the context is sent its dependencies' results and the whole "
+        "input: name what it needs as parameters (@flow.unit, args=…), or use mode='thread'"
+    )
 
 
 @lru_cache(maxsize=1024)
@@ -74,15 +100,22 @@ def unsendable(units: Iterable[Unit]) -> list[PlanError]:
     problems: list[PlanError] = []
     good: set[int] = set()  # many units may share a function
     for unit in units:
-        if id(unit.function) in good:
-            continue
         try:
-            dumps(unit.function)
+            if id(unit.function) not in good:
+                dumps(unit.function)
+                good.add(id(unit.function))
+            if isinstance(unit.options.binding, ExactBinding):
+                dumps(unit.options.binding.bind(_Nothing()))
         except Exception as error:
             problems.append(_problem(unit, error))
-        else:
-            good.add(id(unit.function))
     return problems
+
+
+class _Nothing:
+    """Stands for a context whose results are not there yet."""
+
+    def __getitem__(self, _: object) -> None:
+        return None
 
 
 def _problem(unit: Unit, error: Exception) -> UnpicklableUnitError:

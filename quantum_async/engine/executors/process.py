@@ -36,7 +36,7 @@ from quantum_async.engine.executors import worker
 from quantum_async.engine.executors.base import Job
 from quantum_async.engine.executors.board import Board
 from quantum_async.engine.executors.envelope import Answer, opened
-from quantum_async.engine.executors.packing import pack
+from quantum_async.engine.executors.packing import packed
 
 T = TypeVar("T")
 
@@ -140,7 +140,7 @@ class WorkerPool:
             if not await self._has_worker():
                 continue
             job.restart_clock()
-            blob = blob or pack(job.function, job.args, job.kwargs)
+            blob = blob or packed(job)
             outcome = await self._one_call(job, blob)
             if not isinstance(outcome, _Crash):
                 return opened(job, outcome)

@@ -16,32 +16,33 @@ from quantum_async.engine.executors.base import Job
 class _Call:
     """A job's function, and whether it has begun and ended, as the thread sees it."""
 
-    __slots__ = ("abandoned", "ended", "job", "lock", "started")
+    __slots__ = ("_abandoned", "_job", "_lock", "_started")
 
     def __init__(self, job: Job) -> None:
-        self.job = job
-        self.lock = threading.Lock()
-        self.started = self.ended = self.abandoned = False
+        self._job: Job | None = job  # None when it has ended: an idle thread keeps its last call
+        self._lock = threading.Lock()
+        self._started = self._abandoned = False
 
     def __call__(self) -> Any:
-        with self.lock:
-            if self.abandoned:
+        with self._lock:
+            job = self._job
+            if job is None or self._abandoned:
                 return None
-            self.started = True
+            self._started = True
         try:
-            return self.job()
+            return job()
         finally:
-            with self.lock:
-                self.ended = True
-                late = self.abandoned
-            if late:
-                self.job.returned(self.job)
+            with self._lock:
+                self._job = None
+            if self._abandoned:
+                job.returned(job)
 
     def abandon(self) -> None:
         """Nobody waits any more: do not start, or say so when it ends."""
-        with self.lock:
-            self.abandoned = True
-            self.job.late = self.started and not self.ended
+        with self._lock:
+            self._abandoned = True
+            if self._job is not None:
+                self._job.late = self._started
 
 
 class ThreadExecutor:
