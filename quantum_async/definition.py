@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import weakref
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar, overload
 
@@ -58,6 +59,7 @@ class Definition(Generic[T, R]):
         self.last_result: RunResult | None = None
         self._plan: ExecutionPlan | None = None
         self._measured: Mapping[str, float] = {}
+        self._itself = weakref.ref(self)  # for the handles, which it holds
 
     # -- declaring --------------------------------------------------------------------------
 
@@ -239,7 +241,7 @@ class Definition(Generic[T, R]):
             () if after == () else self._checked_names(name, after),
             metadata=metadata,
             options=checked,
-            owner=self,
+            owner=self._itself,
         )
         self.units[name] = unit
         self._plan = None
@@ -282,7 +284,8 @@ class Definition(Generic[T, R]):
         Args:
             result: The run; by default the last one that ended.
         """
-        result = result or self.last_result
+        if result is None:
+            result = self.last_result
         if result is not None:
             self._measured = {r.name: r.duration for r in result.units.values() if r.duration}
             self._plan = None
@@ -317,7 +320,9 @@ def _exact(name: str | None, args: Any, kwargs: Any) -> ExactBinding:
         binding = ExactBinding(tuple(args or ()), dict(kwargs or {}))
         list(binding.handles())
     except RecursionError:
-        raise PlanError(f"unit {name!r}: its arguments contain themselves") from None
+        raise PlanError(
+            f"unit {name!r}: its arguments contain themselves, or are nested too deeply"
+        ) from None
     except (TypeError, ValueError):
         raise PlanError(
             f"unit {name!r}: args must be a list and kwargs a dictionary, not {args!r}, {kwargs!r}"

@@ -263,7 +263,7 @@ class QuantumPartitioner(Definition[T, R]):
         run = functools.partial(
             self.run,
             context,
-            mode=execution_mode,
+            mode=or_else(execution_mode, options.pop("mode", None)),
             max_workers=max_workers,
             custom_executor=custom_executor,
             **options,

@@ -9,7 +9,7 @@ from quantum_async.core.context import Around
 from quantum_async.core.errors import PlanError
 from quantum_async.core.plan import Unit
 from quantum_async.core.states import ExecutionMode, FailurePolicy, Strategy
-from quantum_async.core.unit import check_number, check_workers
+from quantum_async.core.unit import check_number, check_workers, is_coroutine_function
 from quantum_async.engine.bus import Observer
 
 Names = Iterable["str | Handle"]
@@ -59,6 +59,11 @@ def checked_observers(observers: Any) -> list[Observer]:
     for observer in listed:
         if not callable(observer):
             raise PlanError(f"observers must be callables that take an event, not {observer!r}")
+        if is_coroutine_function(observer):
+            raise PlanError(
+                f"observers are called and not awaited, and {observer!r} is asynchronous: take the "
+                "events from stream()"
+            )
     return listed
 
 

@@ -84,7 +84,7 @@ class ExecutionContext(Mapping[str, Any], Generic[T]):
         [3, 6]
     """
 
-    __slots__ = ("_run", "_unit", "attempt")
+    __slots__ = ("_results", "_run", "_unit", "attempt")
 
     def __init__(
         self,
@@ -106,6 +106,7 @@ class ExecutionContext(Mapping[str, Any], Generic[T]):
             run_id=run_id,
         )
         self._unit = 0
+        self._results: Mapping[str, Any] | None = None
         self.attempt = attempt
 
     @classmethod
@@ -114,6 +115,7 @@ class ExecutionContext(Mapping[str, Any], Generic[T]):
         ctx = object.__new__(cls)
         ctx._run = run
         ctx._unit = unit
+        ctx._results = None
         ctx.attempt = attempt
         return ctx
 
@@ -130,7 +132,10 @@ class ExecutionContext(Mapping[str, Any], Generic[T]):
     @property
     def unit_results(self) -> Mapping[str, Any]:
         """Results of the declared dependencies, by unit name."""
-        return self._run.results(self._unit)
+        results = self._results
+        if results is None:
+            results = self._results = self._run.results(self._unit)
+        return results
 
     @property
     def metrics(self) -> dict[str, Any]:

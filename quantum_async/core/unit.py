@@ -77,6 +77,10 @@ class LastRun(Protocol):
         ...
 
 
+def _nobody() -> None:
+    """Of no partitioner: a unit that was made by hand."""
+
+
 class QuantumUnit(Handle, Generic[T, R]):
     """A unit of work: its declaration, and a view of what became of it in the last run.
 
@@ -96,6 +100,7 @@ class QuantumUnit(Handle, Generic[T, R]):
         metadata: Anything; `resource_type` ("cpu", "io"), `fallback_value`, `cacheable` and
             `cache_keys` are read by the library.
         options: Everything else, already checked.
+        owner: Gives its partitioner, while that lives: the partitioner holds the handle.
     """
 
     __slots__ = (
@@ -120,7 +125,7 @@ class QuantumUnit(Handle, Generic[T, R]):
         metadata: dict[str, Any] | None = None,
         *,
         options: UnitOptions | None = None,
-        owner: LastRun | None = None,
+        owner: Callable[[], LastRun | None] = _nobody,
     ) -> None:
         self.id = id
         self.function = function
@@ -150,7 +155,7 @@ class QuantumUnit(Handle, Generic[T, R]):
             names += [handle.id for handle in binding.handles()]
         elif isinstance(binding, WiredBinding):
             # A parameter may be named after a unit that is declared later than this one.
-            units: Mapping[str, Any] = getattr(self._owner, "units", {})
+            units: Mapping[str, Any] = getattr(self._owner(), "units", {})
             names += [name for name in binding.names if name in units]
         return list(dict.fromkeys(names)) if len(names) > 1 else names
 
@@ -202,7 +207,8 @@ class QuantumUnit(Handle, Generic[T, R]):
     @property
     def record(self) -> UnitRecord:
         """The record of the last run that ended; a PENDING one if there was none."""
-        result = None if self._owner is None else self._owner.last_result
+        owner = self._owner()
+        result = None if owner is None else owner.last_result
         record: UnitRecord | None = None if result is None else result.units.get(self.id)
         return record or UnitRecord(self.id, UnitState.PENDING)
 
@@ -365,7 +371,9 @@ def takes_nothing(fn: Callable[..., Any]) -> bool:
 def is_generator_function(fn: Callable[..., Any]) -> bool:
     """Return whether calling `fn` gives a generator, asynchronous or not."""
     code = getattr(fn, "__code__", None)
-    return code is not None and bool(code.co_flags & _GENERATORS)
+    if code is None or code.co_flags & inspect.CO_ITERABLE_COROUTINE:
+        return False
+    return bool(code.co_flags & _GENERATORS)
 
 
 _GENERATORS = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR

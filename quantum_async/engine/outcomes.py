@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Protocol
 
-from anyio import CancelScope, to_thread
+from anyio import CancelScope, CapacityLimiter, to_thread
 
 from quantum_async.core.context import ExecutionContext, MissingKeyError
 from quantum_async.core.errors import UndeclaredDependencyError, UnitTimeoutError
@@ -294,7 +294,9 @@ class Outcomes:
                 value = await fallback(ctx, error)
             else:
                 # A plain function is never run on the loop.
-                value = await settled(await to_thread.run_sync(fallback, ctx, error))
+                limiter = CapacityLimiter(1)  # not the one shared with the user's framework
+                made = await to_thread.run_sync(fallback, ctx, error, limiter=limiter)
+                value = await settled(made)
         except BaseException as broken:
             if isinstance(broken, asyncio.CancelledError) and self.asked_to_stop(unit):
                 self.attempt_canceled(unit, job, None)

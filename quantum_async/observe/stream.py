@@ -33,7 +33,9 @@ class EventStream(Generic[R]):
     async def __aenter__(self) -> "EventStream[R]":
         if self._task is not None:
             raise RuntimeError("a stream is of one run and cannot be entered again")
-        self._task = asyncio.get_running_loop().create_task(self._start(self._take, self._keep))
+        # Not through the loop's task factory, which may start it on the spot.
+        run = self._start(self._take, self._keep)
+        self._task = asyncio.Task(run, loop=asyncio.get_running_loop())
         self._task.add_done_callback(self._wake)
         return self
 

@@ -208,7 +208,7 @@ def test_parameters_named_after_units_are_dependencies_whenever_those_are_declar
 
     owner = Owner()
     options = make_options("join", binding=WiredBinding.of(join, "join"))
-    owner.units["join"] = QuantumUnit("join", join, options=options, owner=owner)
+    owner.units["join"] = QuantumUnit("join", join, options=options, owner=lambda: owner)
     for name in ("left", "right"):
         owner.units[name] = unit(name)
     plan = compile_plan(owner.units)

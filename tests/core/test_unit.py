@@ -231,7 +231,7 @@ def test_a_handle_made_by_hand_refuses_what_add_unit_refuses() -> None:
 
 def test_before_a_run_a_unit_is_pending_and_has_nothing() -> None:
     alone: Unit = QuantumUnit("u", double)
-    owned: Unit = QuantumUnit("u", double, owner=Owner())
+    owned: Unit = QuantumUnit("u", double, owner=lambda: Owner())
     for unit in (alone, owned):
         assert unit.state is UnitState.PENDING
         assert unit.attempt == 0
@@ -247,7 +247,7 @@ def test_after_a_run_a_handle_reads_the_last_one_that_ended() -> None:
         "u", UnitState.FAILED, None, error, attempts=3, started_at=10.0, ended_at=12.5, duration=2.5
     )
     owner = Owner(record)
-    unit: Unit = QuantumUnit("u", double, owner=owner)
+    unit: Unit = QuantumUnit("u", double, owner=lambda: owner)
     assert unit.record is record
     assert (unit.state, unit.result, unit.error) == (UnitState.FAILED, None, error)
     assert (unit.attempt, unit.start_time, unit.end_time) == (3, 10.0, 12.5)
@@ -258,7 +258,7 @@ def test_after_a_run_a_handle_reads_the_last_one_that_ended() -> None:
 
 def test_a_unit_that_the_last_run_did_not_know_is_pending() -> None:
     owner = Owner(UnitRecord("other", UnitState.COMPLETED))
-    assert QuantumUnit("u", double, owner=owner).state is UnitState.PENDING
+    assert QuantumUnit("u", double, owner=lambda: owner).state is UnitState.PENDING
 
 
 def test_a_unit_can_execute_once_all_its_dependencies_are_completed() -> None:
@@ -323,7 +323,9 @@ def test_handles_among_the_arguments_are_dependencies_too() -> None:
 def test_parameters_are_dependencies_once_units_of_their_names_are_declared() -> None:
     owner = Owner()
     binding = WiredBinding.of(lambda page, url: None, "u")
-    unit: Unit = QuantumUnit("u", double, options=make_options("u", binding=binding), owner=owner)
+    unit: Unit = QuantumUnit(
+        "u", double, options=make_options("u", binding=binding), owner=lambda: owner
+    )
     assert unit.dependencies == []
     owner.units["page"] = QuantumUnit("page", double)
     assert unit.dependencies == ["page"]
@@ -349,7 +351,7 @@ def test_the_repr_tells_name_dependencies_and_state_in_one_line(
 
 def test_the_repr_tells_the_state_of_the_last_run() -> None:
     owner = Owner(UnitRecord("u", UnitState.TIMEOUT))
-    assert repr(QuantumUnit("u", double, owner=owner)) == "<QuantumUnit 'u': timeout>"
+    assert repr(QuantumUnit("u", double, owner=lambda: owner)) == "<QuantumUnit 'u': timeout>"
 
 
 def test_a_handle_travels_as_its_declaration_without_its_partitioner() -> None:
@@ -372,7 +374,7 @@ def test_a_handle_travels_as_its_declaration_without_its_partitioner() -> None:
 
 
 def test_a_function_that_calls_a_handle_can_travel() -> None:
-    helper: Unit = QuantumUnit("helper", lambda n: 2 * n, owner=Owner())
+    helper: Unit = QuantumUnit("helper", lambda n: 2 * n, owner=lambda: Owner())
     again = pickle.loads(cloudpickle.dumps(lambda n: helper(n) + 1))
     assert again(20) == 41
 

@@ -55,7 +55,7 @@ class FuturesExecutor:
         if self._other_process:
             future = self._pool.submit(_call_elsewhere, packed(job))
         else:
-            future = self._pool.submit(job)
+            future = self._pool.submit(_call_here, job)
         try:
             value = await asyncio.wrap_future(future)
         except asyncio.CancelledError:
@@ -65,6 +65,14 @@ class FuturesExecutor:
                 future.add_done_callback(lambda _: job.returned(job))
             raise
         return opened(job, value) if self._other_process else value
+
+
+def _call_here(job: Job) -> Any:
+    """Call a job; StopIteration would never get out of the future that carries it."""
+    try:
+        return job()
+    except StopIteration as error:
+        raise RuntimeError(f"unit {job.unit!r} raised StopIteration") from error
 
 
 def _call_elsewhere(blob: bytes) -> Answer:

@@ -22,7 +22,6 @@ import sys
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Iterator
 from contextlib import contextmanager, suppress
-from contextvars import Context
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, ClassVar, TypeVar
@@ -37,6 +36,7 @@ from quantum_async.engine.executors.base import Job
 from quantum_async.engine.executors.board import Board
 from quantum_async.engine.executors.envelope import Answer, opened
 from quantum_async.engine.executors.packing import packed
+from quantum_async.engine.loops import new_task
 
 T = TypeVar("T")
 
@@ -109,7 +109,7 @@ class WorkerPool:
                 # anyio gives a call an idle worker if it has one: those must be taken too, and
                 # others may become idle meanwhile.
                 idle = max(0, len(self._workers) - self._busy)
-                await asyncio.gather(*(self._hello() for _ in range(idle + missing)))
+                await asyncio.wait([new_task(self._hello()) for _ in range(idle + missing)])
 
     async def _hello(self) -> None:
         try:
@@ -126,7 +126,7 @@ class WorkerPool:
 
     def _own(self, coroutine: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
         """Run a coroutine as the pool's own task, outside all scopes and contexts of units."""
-        task = asyncio.get_running_loop().create_task(coroutine, context=Context())
+        task = new_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
@@ -220,7 +220,7 @@ class ProcessExecutor:
 
     def begin(self, run: object) -> None:
         """Start the workers, beside what else the run does first."""
-        self._warming = asyncio.get_running_loop().create_task(self._warm(), context=Context())
+        self._warming = new_task(self._warm())
 
     async def _warm(self) -> None:
         await (await WorkerPool.of_running_loop()).warming(self._workers)
