@@ -439,3 +439,32 @@ async def test_context_metrics_and_emitted_values_come_back_from_a_worker(flow):
     assert result["tells"] == (1, "r9", True)
     assert result.metrics["rows"] == 3
     assert [e.value for e in events if type(e).__name__ == "UnitEmitted"] == ["half way"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+async def test_big_values_travel_through_shared_memory_and_leave_none_behind(flow, kind):
+    def grow(ctx):
+        return kind(ctx["seed"]) * 2
+
+    flow.add_unit(grow, name="big")
+    flow.add_unit(lambda ctx: (len(ctx["big"]), ctx["big"][-1]), ["big"], name="measure")
+    flow.add_unit(lambda ctx: os._exit(len(ctx["big"]) and 3), ["big"], name="dies")
+    flow.add_unit(lambda ctx: [ctx["big"], threading.Lock()], ["big"], name="unsendable")
+    result = await flow.run({"seed": b"x" * 5_000_000})
+    assert type(result["big"]) is kind
+    assert result["measure"] == (10_000_000, ord("x"))
+    assert result.errors["dies"].how == "exit code 3"
+    assert isinstance(result.errors["unsendable"], TypeError)
+    if sys.platform == "linux":
+        links = [
+            os.readlink(entry.path) for entry in os.scandir("/proc/self/fd") if _is_link(entry)
+        ]
+        assert not [link for link in links if "quantum_async-segment" in link]
+
+
+def _is_link(entry):
+    try:
+        return bool(os.readlink(entry.path))
+    except FileNotFoundError:  # the descriptor of the listing itself
+        return False

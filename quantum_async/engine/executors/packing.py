@@ -21,6 +21,7 @@ from quantum_async.core.context import ExecutionContext
 from quantum_async.core.errors import PlanError, UnpicklableUnitError
 from quantum_async.core.plan import Unit
 from quantum_async.engine.executors.base import Job
+from quantum_async.engine.executors.transport import dump
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
@@ -39,19 +40,39 @@ def dumps(value: Any) -> bytes:
     return buffer.getvalue()
 
 
-def packed(job: Job) -> bytes:
+_BIG = 1_000_000  # bytes from which on pickling would hold the loop
+
+
+def packed(job: Job, open_segment: Callable[[], int] | None = None) -> bytes:
     """Pickle a job's call.
+
+    Args:
+        job: The job.
+        open_segment: Where big arguments go (see `transport.dump`); None if they go nowhere.
 
     Raises:
         UnpicklableUnitError: If its arguments cannot be, naming what is to blame.
     """
+    call = (job.function, job.args, job.kwargs)
     try:
-        return dumps((job.function, job.args, job.kwargs))
+        return dumps(call) if open_segment is None else dump(call, _make_pickler, open_segment)
     except Exception as error:
         named = dict(job.kwargs)
         for place, value in enumerate(job.args):
             named |= value if isinstance(value, ExecutionContext) else {str(place): value}
         raise unsendable_arguments(job.unit, named, error) from error
+
+
+def _make_pickler(file: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any]) -> Any:
+    return _Pickler(file, protocol=5, buffer_callback=buffer_callback)
+
+
+def looks_big(job: Job) -> bool:
+    """Return whether a job's arguments are likely to take long to pickle."""
+    values = [*job.kwargs.values()]
+    for value in job.args:
+        values += value.unit_results.values() if isinstance(value, ExecutionContext) else [value]
+    return sum(map(sys.getsizeof, values)) > _BIG
 
 
 def unsendable_arguments(unit: str, values: Mapping[str, Any], error: Exception) -> Exception:

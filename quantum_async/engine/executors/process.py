@@ -23,19 +23,21 @@ import threading
 from collections.abc import AsyncGenerator, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import Any, ClassVar, TypeVar
 from weakref import WeakKeyDictionary
 
-from anyio import BrokenWorkerProcess, CancelScope, CapacityLimiter, to_process
+from anyio import BrokenWorkerProcess, CancelScope, CapacityLimiter, to_process, to_thread
 from anyio.abc import Process
 
 from quantum_async.core.errors import InternalError, WorkerCrashedError
 from quantum_async.engine.executors import worker
 from quantum_async.engine.executors.base import Job
 from quantum_async.engine.executors.board import Board
-from quantum_async.engine.executors.envelope import Answer, opened
-from quantum_async.engine.executors.packing import packed
+from quantum_async.engine.executors.envelope import RETURNED, Answer, opened
+from quantum_async.engine.executors.packing import looks_big, packed
+from quantum_async.engine.executors.transport import Segment, is_spilled, load
 from quantum_async.engine.loops import new_task
 
 T = TypeVar("T")
@@ -54,6 +56,34 @@ class _Crash:
     how: str
 
 
+class _Mailbox:
+    """The shared memory of one slot of the board: for big arguments, and for a big result.
+
+    The pool's side makes and owns both pieces, so that nothing is left whoever crashes.
+    """
+
+    def __init__(self) -> None:
+        self.outgoing: Segment | None = None
+        self.incoming = Segment.create()
+
+    def open_outgoing(self) -> int:
+        """Return a descriptor of the piece for arguments, which is made when first needed."""
+        if self.outgoing is None:
+            self.outgoing = Segment.create()
+        return self.outgoing.open()
+
+    def paths(self, blob: bytes) -> tuple[str, str]:
+        """Return where a worker opens the two pieces; the first is empty if it is not needed."""
+        spilled = self.outgoing is not None and is_spilled(blob)
+        return self.outgoing.path if self.outgoing and spilled else "", self.incoming.path
+
+    def close(self) -> None:
+        """Let go of both."""
+        self.incoming.close()
+        if self.outgoing is not None:
+            self.outgoing.close()
+
+
 class WorkerPool:
     """The worker processes of one event loop."""
 
@@ -64,6 +94,7 @@ class WorkerPool:
     def __init__(self) -> None:
         self._board = Board.create(_MOST_CALLS)
         self._free_slots = list(range(_MOST_CALLS))
+        self._mailboxes: dict[int, _Mailbox] = {}
         self._numbers = count(1)
         self._limiter = CapacityLimiter(math.inf)  # the slots are the scheduler's
         self._starting = asyncio.Lock()
@@ -91,6 +122,8 @@ class WorkerPool:
         finally:
             self._pools.pop(loop, None)
             self._board.close()
+            for mailbox in self._mailboxes.values():
+                mailbox.close()
 
     # -- workers ----------------------------------------------------------------------------
 
@@ -135,15 +168,16 @@ class WorkerPool:
 
     async def call(self, job: Job) -> Any:
         """Run a job in a worker and return its result; see `Executor.run`."""
-        blob = None
         for _ in range(_TRIES):
             if not await self._has_worker():
                 continue
-            job.restart_clock()
-            blob = blob or packed(job)
-            outcome = await self._one_call(job, blob)
-            if not isinstance(outcome, _Crash):
-                return opened(job, outcome)
+            slot = self._free_slots.pop()
+            try:
+                outcome = await self._one_call(job, slot)
+                if not isinstance(outcome, _Crash):
+                    return await self._opened(job, outcome, slot)
+            finally:
+                self._free_slots.append(slot)
             if outcome.begun:
                 raise _crashed(job, outcome.how)
         raise WorkerCrashedError(
@@ -161,25 +195,49 @@ class WorkerPool:
                 return False
         return True
 
-    async def _one_call(self, job: Job, blob: bytes) -> "Answer | _Crash":
-        slot, number = self._free_slots.pop(), next(self._numbers)
+    async def _one_call(self, job: Job, slot: int) -> "Answer | _Crash":
+        number = next(self._numbers)
+        if slot not in self._mailboxes:
+            self._mailboxes[slot] = _Mailbox()
+        mailbox = self._mailboxes[slot]
+        job.restart_clock()
+        if looks_big(job):
+            blob = await to_thread.run_sync(packed, job, mailbox.open_outgoing)
+        else:
+            blob = packed(job, mailbox.open_outgoing)
         self._board.announce(slot, number)
-        task = self._own(self._send(slot, number, blob))
+        task = self._own(self._send(slot, number, blob, *mailbox.paths(blob)))
         try:
-            return await asyncio.shield(task)
+            outcome = await asyncio.shield(task)
         except asyncio.CancelledError:
             self._stop(slot, number)
             with CancelScope(shield=True):
                 await asyncio.wait([task])
+            self._mailboxes.pop(slot).close()  # it may have been killed while it wrote there
             raise
-        finally:
-            self._free_slots.append(slot)
+        if isinstance(outcome, _Crash):
+            self._mailboxes.pop(slot).close()
+        return outcome
 
-    async def _send(self, slot: int, number: int, blob: bytes) -> "Answer | _Crash":
+    async def _opened(self, job: Job, answer: Answer, slot: int) -> Any:
+        """Return the result, or raise what was raised; big ones are read in a thread."""
+        load_it = partial(load, segment=self._mailboxes[slot].incoming.fileno())
+        if answer.how == RETURNED and is_spilled(answer.content):
+            return await to_thread.run_sync(opened, job, answer, load_it)
+        return opened(job, answer, load_it)
+
+    def trim(self) -> None:
+        """Let go of the shared memory that no call uses."""
+        for slot in self._free_slots:
+            if slot in self._mailboxes:
+                self._mailboxes.pop(slot).close()
+
+    async def _send(
+        self, slot: int, number: int, blob: bytes, arguments: str, results: str
+    ) -> "Answer | _Crash":
+        call = (self._board.path, slot, number, blob, arguments, results)
         try:
-            answered, answer = await to_process.run_sync(
-                worker.call, self._board.path, slot, number, blob, limiter=self._limiter
-            )
+            answered, answer = await to_process.run_sync(worker.call, *call, limiter=self._limiter)
         except _DEAD:
             pid = self._board.process(slot, number)
             process = self._workers.pop(pid, None)
@@ -229,6 +287,7 @@ class ProcessExecutor:
         """Wait until no worker of this run is half started."""
         if self._warming is not None:
             await self._warming
+        (await WorkerPool.of_running_loop()).trim()
 
     async def run(self, job: Job) -> Any:
         """Run a job in a worker process; see `Executor.run`."""

@@ -11,19 +11,23 @@ import os
 import pickle
 import signal
 import sys
+from functools import partial
 from types import ModuleType
 from typing import Any
 
 from quantum_async.core.record import Usage
 from quantum_async.engine.executors.board import Board
-from quantum_async.engine.executors.envelope import Answer, answer, any_pickle
+from quantum_async.engine.executors.envelope import Answer, answer
+from quantum_async.engine.executors.transport import dump, load, open_segment
 
 NOT_STARTED = "not started"
 
 _board: Board | None = None
 
 
-def call(board: str, slot: int, number: int, blob: bytes) -> tuple[int, Answer]:
+def call(
+    board: str, slot: int, number: int, blob: bytes, arguments: str, results: str
+) -> tuple[int, Answer]:
     """Run one job.
 
     Args:
@@ -31,6 +35,9 @@ def call(board: str, slot: int, number: int, blob: bytes) -> tuple[int, Answer]:
         slot: The call's place on it.
         number: The call's number; a stale answer has another one.
         blob: The pickled function and arguments.
+        arguments: Where the shared memory with big arguments is to be opened; empty if there is
+            none.
+        results: The same for a big result.
 
     Returns:
         The call's number, and the answer; one of kind NOT_STARTED if the call was forbidden.
@@ -43,9 +50,20 @@ def call(board: str, slot: int, number: int, blob: bytes) -> tuple[int, Answer]:
     if not _board.claim(slot, number, pid):
         return number, Answer(NOT_STARTED, b"", b"", Usage(pid, 0.0, 0))
     try:
-        return number, answer(lambda: pickle.loads(blob), any_pickle)
+        return number, answer(lambda: load(blob, arguments or None), partial(_dump, results))
     finally:
         _board.release(slot, number)
+
+
+def _dump(results: str, value: Any) -> bytes:
+    """Pickle a result with pickle, which is quick, or else with cloudpickle."""
+    opened = partial(open_segment, results)
+    try:
+        return dump(value, partial(pickle.Pickler, protocol=5), opened)
+    except Exception:
+        import cloudpickle
+
+        return dump(value, partial(cloudpickle.Pickler, protocol=5), opened)
 
 
 def hello(board: str) -> int:
