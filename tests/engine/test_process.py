@@ -1,6 +1,7 @@
 """CPU-bound units in worker processes, on real processes."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
