@@ -21,7 +21,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Self
 
-SPILL = 256 * 1024  # bytes; from here on shared memory is quicker than anyio's pipe
+SPILL = 64 * 1024  # bytes: what a pipe holds; from here on shared memory is quicker
 OUT_OF_BAND = 16 * 1024  # bytes; a smaller buffer is quicker inside the pickle
 _HUGE_PAGES = 4 * 1024 * 1024  # bytes; from here on NumPy asks for them too
 
@@ -216,7 +216,7 @@ class _Sink:
         view = memoryview(data)
         self._make_room(view.nbytes)
         if self._file is None:
-            self._stream.write(view)  # a copy: the object may change before the pickler is done
+            self._stream.write(view)
         else:
             _write(self._file, view)
 
