@@ -4,10 +4,12 @@ This is where the engine is put together. It is loaded by the first run, not by 
 quantum_async``: that keeps the import cheap.
 """
 
+import json
 import os
 import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from quantum_async.core import graph
@@ -72,7 +74,8 @@ def launch(plan: ExecutionPlan, request: RunRequest) -> Engine:
     _check_input(plan, request, scope, problems)
     if problems:
         raise PlanError.of(problems)
-    executors, companions = _executors(plan, request, placement, scope)
+    run_id = request.run_id or os.urandom(6).hex()
+    executors, companions = _executors(plan, request, placement, scope, run_id)
     cpus = usable_cpus()
     sequential = request.mode is ExecutionMode.SEQUENTIAL
     scheduler = Scheduler(
@@ -95,7 +98,6 @@ def launch(plan: ExecutionPlan, request: RunRequest) -> Engine:
 
         companions.append(Governor(scheduler, cpus, request.max_workers, machine_load))
     clock = time.perf_counter
-    run_id = request.run_id or os.urandom(6).hex()
     ledger = Ledger(plan, scheduler, run_id, time.time(), clock(), placement.places)
     ledger.give(scope.given)
     setup = Setup(
@@ -138,7 +140,7 @@ def _environment(request: RunRequest, run_id: str) -> Mapping[str, Any]:
 
 
 def _executors(
-    plan: ExecutionPlan, request: RunRequest, placement: Placement, scope: Scope
+    plan: ExecutionPlan, request: RunRequest, placement: Placement, scope: Scope, run_id: str
 ) -> tuple[dict[str, Executor], list[Companion]]:
     executors: dict[str, Executor] = {}
     companions: list[Companion] = []
@@ -158,15 +160,24 @@ def _executors(
     if cpu_bound:
         # Only now: a run without CPU-bound units does not pay for what runs them.
         from quantum_async.engine.executors.packing import unsendable
-        from quantum_async.engine.executors.process import ProcessExecutor
+        from quantum_async.engine.executors.process import Listener, ProcessExecutor
+        from quantum_async.observe.relay import wanted
 
         problems = unsendable(plan.handles[unit] for unit in cpu_bound)
         if problems:
             raise PlanError.of(problems)
         most = min(usable_cpus(), request.max_workers or len(cpu_bound))
-        executors[PROCESS] = pool = ProcessExecutor(min(most, len(cpu_bound)))
+        listener = Listener(json.dumps(wanted()), partial(_relay, run_id))
+        executors[PROCESS] = pool = ProcessExecutor(min(most, len(cpu_bound)), listener)
         companions.append(pool)
     return executors, companions
+
+
+def _relay(run_id: str, job: Job, record: Any) -> None:
+    """Write in our log what a unit printed or logged in a worker process."""
+    from quantum_async.observe.relay import relay
+
+    relay(record, run=run_id, unit=job.unit, attempt=job.attempt)
 
 
 def _work(place: str, executors: Mapping[str, Executor]) -> Work:

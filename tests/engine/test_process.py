@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import subprocess
@@ -467,3 +468,29 @@ def open_files():
         with contextlib.suppress(FileNotFoundError):  # the descriptor of the listing itself
             links.append(os.readlink(f"/proc/self/fd/{number}"))
     return links
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="output is captured on Linux only")
+async def test_what_a_worker_prints_and_logs_is_logged_here_also_before_a_crash(flow, caplog):
+    caplog.set_level(logging.INFO)
+
+    def talks(ctx):
+        sys.stdout.write("printed\n")
+        logging.getLogger("mine").info("logged %d", 3)
+        os.write(1, b"raw\n")
+
+    def dies(ctx):
+        sys.stdout.write("last words\n")
+        os._exit(3)
+
+    flow.add_unit(talks, name="talks")
+    flow.add_unit(dies, ["talks"], name="dies")
+    result = await flow.run(run_id="r5")
+    assert isinstance(result.errors["dies"], WorkerCrashedError)
+    told = [r.getMessage() for r in caplog.records if r.name != "quantum_async"]
+    assert told[:2] == ["printed run=r5 unit=talks attempt=1", "logged 3"]
+    assert "raw run=r5 unit=talks attempt=1" in told
+    assert "last words run=r5 unit=dies attempt=1" in told
+    mine = next(record for record in caplog.records if record.name == "mine")
+    assert (mine.quantum_run, mine.quantum_unit) == ("r5", "talks")

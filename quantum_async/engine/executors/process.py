@@ -20,12 +20,12 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import AsyncGenerator, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
 from anyio import BrokenWorkerProcess, CancelScope, CapacityLimiter, to_process, to_thread
@@ -36,6 +36,7 @@ from quantum_async.engine.executors import worker
 from quantum_async.engine.executors.base import Job
 from quantum_async.engine.executors.board import Board
 from quantum_async.engine.executors.envelope import RETURNED, Answer, opened
+from quantum_async.engine.executors.outlet import Outlet, WorkerRecord
 from quantum_async.engine.executors.packing import looks_big, packed
 from quantum_async.engine.executors.transport import Segment, is_spilled, load
 from quantum_async.engine.loops import new_task
@@ -46,6 +47,18 @@ _MOST_CALLS = 1024  # slots on the board: calls under way at once
 _TRIES = 3  # of a call whose worker died before it began
 # How anyio says that a worker is gone: when it answers nothing, and when it was gone already.
 _DEAD = (BrokenWorkerProcess, ProcessLookupError, BrokenPipeError)
+
+
+class Listener(NamedTuple):
+    """Takes what units in workers print and log.
+
+    Attributes:
+        settings: What is wanted, as `capture.begin` takes it.
+        hear: Takes a job and a record of it.
+    """
+
+    settings: str
+    hear: Callable[[Job, WorkerRecord], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +104,9 @@ class WorkerPool:
         WeakKeyDictionary()
     )
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._board = Board.create(_MOST_CALLS)
+        self._outlet = Outlet.open(loop)
         self._free_slots = list(range(_MOST_CALLS))
         self._mailboxes: dict[int, _Mailbox] = {}
         self._numbers = count(1)
@@ -109,7 +123,7 @@ class WorkerPool:
         loop = asyncio.get_running_loop()
         pool = cls._pools.get(loop)
         if pool is None:
-            pool = cls._pools[loop] = cls()
+            pool = cls._pools[loop] = cls(loop)
             # Event loops finalise asynchronous generators when they shut down: the one hook
             # for "when the loop ends" that needs no task.
             pool._closer = pool._until_loop_ends(loop)
@@ -121,6 +135,7 @@ class WorkerPool:
             yield
         finally:
             self._pools.pop(loop, None)
+            self._outlet.close()
             self._board.close()
             for mailbox in self._mailboxes.values():
                 mailbox.close()
@@ -147,9 +162,8 @@ class WorkerPool:
     async def _hello(self) -> None:
         try:
             with _main_module_hidden():
-                pid = await to_process.run_sync(
-                    worker.hello, self._board.path, limiter=self._limiter
-                )
+                paths = (self._board.path, self._outlet.path)
+                pid = await to_process.run_sync(worker.hello, *paths, limiter=self._limiter)
         except Exception as error:
             # Nobody waits for this worker yet. The unit that needs one tries again, and tells
             # why if that fails too.
@@ -166,14 +180,14 @@ class WorkerPool:
 
     # -- calls ------------------------------------------------------------------------------
 
-    async def call(self, job: Job) -> Any:
+    async def call(self, job: Job, listener: Listener) -> Any:
         """Run a job in a worker and return its result; see `Executor.run`."""
         for _ in range(_TRIES):
             if not await self._has_worker():
                 continue
             slot = self._free_slots.pop()
             try:
-                outcome = await self._one_call(job, slot)
+                outcome = await self._one_call(job, slot, listener)
                 if not isinstance(outcome, _Crash):
                     return await self._opened(job, outcome, slot)
             finally:
@@ -195,7 +209,7 @@ class WorkerPool:
                 return False
         return True
 
-    async def _one_call(self, job: Job, slot: int) -> "Answer | _Crash":
+    async def _one_call(self, job: Job, slot: int, listener: Listener) -> "Answer | _Crash":
         number = next(self._numbers)
         if slot not in self._mailboxes:
             self._mailboxes[slot] = _Mailbox()
@@ -206,7 +220,9 @@ class WorkerPool:
         else:
             blob = packed(job, mailbox.open_outgoing)
         self._board.announce(slot, number)
-        task = self._own(self._send(slot, number, blob, *mailbox.paths(blob)))
+        paths = (self._board.path, self._outlet.path)
+        call = worker.Call(*paths, listener.settings, slot, number, blob, *mailbox.paths(blob))
+        task = self._own(self._send(call, partial(listener.hear, job)))
         try:
             outcome = await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -233,18 +249,22 @@ class WorkerPool:
                 self._mailboxes.pop(slot).close()
 
     async def _send(
-        self, slot: int, number: int, blob: bytes, arguments: str, results: str
+        self, call: worker.Call, hear: Callable[[WorkerRecord], object]
     ) -> "Answer | _Crash":
-        call = (self._board.path, slot, number, blob, arguments, results)
+        slot, number, pid = call.slot, call.number, 0
+        self._outlet.expect(number, hear)
         try:
-            answered, answer = await to_process.run_sync(worker.call, *call, limiter=self._limiter)
+            answered, answer = await to_process.run_sync(worker.run, *call, limiter=self._limiter)
+            pid = answer.usage.pid
         except _DEAD:
             pid = self._board.process(slot, number)
             process = self._workers.pop(pid, None)
             if not pid:
                 self._forget_dead()
             return _Crash(self._board.has_begun(slot, number), _how_it_ended(process))
-        pid = answer.usage.pid
+        finally:
+            # In this very step: anyio may give the worker another call in the next.
+            await self._outlet.finish(number, pid)
         if answered != number:
             _kill(pid)
             raise InternalError(f"worker {pid} answered call {answered} when asked {number}")
@@ -270,10 +290,12 @@ class ProcessExecutor:
 
     Args:
         workers: How many workers to have ready.
+        listener: Takes what units write there.
     """
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, listener: Listener) -> None:
         self._workers = workers
+        self._listener = listener
         self._warming: asyncio.Task[None] | None = None
 
     def begin(self, run: object) -> None:
@@ -292,7 +314,7 @@ class ProcessExecutor:
     async def run(self, job: Job) -> Any:
         """Run a job in a worker process; see `Executor.run`."""
         pool = await WorkerPool.of_running_loop()
-        return await pool.call(job)
+        return await pool.call(job, self._listener)
 
 
 def _crashed(job: Job, how: str) -> WorkerCrashedError:
@@ -323,14 +345,19 @@ def _how_it_ended(process: Process | None) -> str:
 def _exit_status(process: Process) -> int | None:
     """Return how a process ended: negative for a signal, None while that is unknown.
 
-    anyio kills a worker that stopped answering. Where it is dead already, that call collects its
-    exit status into the `Popen` object, and asyncio's watcher, which comes too late, makes it 255.
+    anyio kills a worker that stopped answering. Where it is dead already, either that call collects
+    the exit status, into the `Popen` object, and asyncio's watcher comes too late and says 255; or
+    the watcher was first, and `Popen` says 0.
     """
-    with suppress(Exception):
-        popen = process._process._transport.get_extra_info("subprocess")  # type: ignore[attr-defined]
-        if popen.returncode is not None:
-            return int(popen.returncode)
-    return process.returncode
+    code = process.returncode
+    if code is None or code == _TOO_LATE:
+        with suppress(Exception):
+            transport = process._process._transport  # type: ignore[attr-defined]
+            code = int(transport.get_extra_info("subprocess").returncode)
+    return code
+
+
+_TOO_LATE = 255
 
 
 def _anyio_process(pid: int) -> Process | None:
