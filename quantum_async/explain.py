@@ -10,6 +10,7 @@ from quantum_async.core.record import UnitRecord
 from quantum_async.core.states import UnitState
 
 _MOST = 5  # units that are named one by one
+_A_WAIT = 0.02  # seconds; less is the loop's own business
 
 
 class Explainable(Protocol):
@@ -48,7 +49,7 @@ def explain_run(result: Explainable) -> str:
     if result.duration > 0:
         lines.append(f"on average {summed / result.duration:.1f} units at once")
     waits = sorted(records, key=lambda record: record.waited or 0.0, reverse=True)[:_MOST]
-    waits = [r for r in waits if (r.waited or 0.0) > max(0.001, 0.01 * result.duration)]
+    waits = [r for r in waits if (r.waited or 0.0) > max(_A_WAIT, 0.05 * result.duration)]
     if waits:
         lines.append(
             "waited longest for a slot: "
