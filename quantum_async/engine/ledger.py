@@ -59,7 +59,6 @@ class Ledger:
         stop_cause: Why the run was stopped; None if it ran to its end.
         usage: What units cost that ran in other processes.
         metrics: What units recorded.
-        lost: Seconds spent in attempts that were repeated, and in back-off.
     """
 
     plan: ExecutionPlan
@@ -81,7 +80,6 @@ class Ledger:
     stop_cause: str | None = None
     usage: dict[int, Usage] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
-    lost: float = 0.0
 
     def __post_init__(self) -> None:
         count = self.plan.unit_count

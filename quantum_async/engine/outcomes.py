@@ -280,7 +280,6 @@ class Outcomes:
         if error is not None:
             # A repeated attempt's frames hold its data; nobody will read this traceback.
             error.with_traceback(None)
-        self._ledger.lost += wait
         self._setup.bus.tell(UnitRetrying, *self._who(unit), error, wait)
         self._driver.wake_later(unit, wait)
         return True
