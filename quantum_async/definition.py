@@ -310,6 +310,7 @@ class Definition(Generic[T, R]):
             plan = compile_plan(self.units, problems, self._measured)
             # What each run will ask of it, so that none has to find it out.
             plan.ranking(self.strategy)
+            _ = plan.wired, plan.in_degrees
             place_units(plan, mode, self.strategy)
             self._plan = plan
         return self._plan

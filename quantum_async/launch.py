@@ -200,9 +200,11 @@ def _work(place: str, executors: Mapping[str, Executor]) -> Work:
 def _scope(plan: ExecutionPlan, request: RunRequest, problems: list[PlanError]) -> Scope:
     given = _known(plan, request.resume_from, "resume_from", problems)
     given |= _known(plan, request.overrides, "overrides", problems)
-    targets: Iterable[int] = plan.sinks
+    targets: Iterable[int] = ()
     if request.targets is not None:
         targets = _numbers(plan, request.targets, "targets", problems)
+    elif given or request.keep == "targets":
+        targets = plan.sinks
     outside: Collection[int] = ()
     if given or request.targets is not None:
         # What only leads to results that are known already is not needed again.

@@ -84,9 +84,9 @@ class Ledger:
     def __post_init__(self) -> None:
         count = self.plan.unit_count
         self.results = [NOTHING] * count
-        self.attempts = array("I", bytes(4 * count))
-        self.starts = array("d", bytes(8 * count))
-        self.ends = array("d", bytes(8 * count))
+        self.attempts = array("I", [0]) * count
+        self.starts = array("d", [0.0]) * count
+        self.ends = array("d", [0.0]) * count
 
     def give(self, values: Mapping[int, Any]) -> None:
         """Write the results that were known before the run."""
