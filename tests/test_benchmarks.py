@@ -179,10 +179,14 @@ def test_declared_units_have_the_graphs_dependencies() -> None:
 
 
 def test_a_task_checks_that_it_got_what_it_wanted() -> None:
-    grid = Grid(width=4, steps=3)
-    assert offload.task(1, 0, grid, 1, (0, 0), (0, 1)) == (1, 0)
+    assert offload.task(0, 3, 4, 1) == (0, 3)
+    assert offload.task(1, 0, 4, 1, (0, 0), (0, 1)) == (1, 0)
     with pytest.raises(AssertionError, match="got"):
-        offload.task(1, 0, grid, 1, (0, 0), (0, 2))
+        offload.task(1, 0, 4, 1, (0, 0), (0, 2))
+    grid = Grid(width=4, steps=3)
+    graph = shapes.task_bench("stencil_1d", grid)
+    for label, above in zip(graph.labels, graph.dependencies, strict=True):
+        assert offload.task(*label, 4, 1, *(graph.labels[one] for one in above)) == label
 
 
 def test_metg_is_interpolated_where_half_of_the_best_rate_is_reached() -> None:

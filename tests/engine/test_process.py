@@ -494,3 +494,22 @@ async def test_what_a_worker_prints_and_logs_is_logged_here_also_before_a_crash(
     assert "last words run=r5 unit=dies attempt=1" in told
     mine = next(record for record in caplog.records if record.name == "mine")
     assert (mine.quantum_run, mine.quantum_unit) == ("r5", "talks")
+
+
+@pytest.mark.slow
+async def test_a_run_that_is_cancelled_while_it_packs_leaves_the_next_one_its_own_arguments(flow):
+    def first_and_size(data):
+        return data[0], len(data)
+
+    for number in range(12):
+        again = QuantumPartitioner(default_execution_mode="process")
+        again.add_unit(first_and_size, args=[bytes([number]) * 4_000_000], name="it")
+        task = asyncio.create_task(again.run())
+        for _ in range(number):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        again.units.clear()
+        again.add_unit(first_and_size, args=[bytes([100 + number]) * 3_000_000], name="it")
+        assert (await again.run())["it"] == (100 + number, 3_000_000)

@@ -214,33 +214,35 @@ class WorkerPool:
         if slot not in self._mailboxes:
             self._mailboxes[slot] = _Mailbox()
         mailbox = self._mailboxes[slot]
+        outcome: Answer | _Crash | None = None
         job.restart_clock()
-        if looks_big(job):
-            blob = await to_thread.run_sync(packed, job, mailbox.open_outgoing)
-        else:
-            blob = packed(job, mailbox.open_outgoing)
-        self._board.announce(slot, number)
-        paths = (self._board.path, self._outlet.path)
-        call = worker.Call(*paths, listener.settings, slot, number, blob, *mailbox.paths(blob))
-        task = self._own(self._send(call, partial(listener.hear, job)))
         try:
-            outcome = await asyncio.shield(task)
-        except asyncio.CancelledError:
-            self._stop(slot, number)
-            with CancelScope(shield=True):
-                await asyncio.wait([task])
-            self._mailboxes.pop(slot).close()  # it may have been killed while it wrote there
-            raise
-        if isinstance(outcome, _Crash):
-            self._mailboxes.pop(slot).close()
+            if looks_big(job):
+                blob = await self._in_thread(packed, job, mailbox.open_outgoing)
+            else:
+                blob = packed(job, mailbox.open_outgoing)
+            self._board.announce(slot, number)
+            paths = (self._board.path, self._outlet.path)
+            call = worker.Call(*paths, listener.settings, slot, number, blob, *mailbox.paths(blob))
+            sending = self._own(self._send(call, partial(listener.hear, job)))
+            outcome = await _finished(sending, partial(self._stop, slot, number))
+        finally:
+            if not isinstance(outcome, Answer):
+                # Whoever wrote there may have been killed in the middle of it.
+                self._mailboxes.pop(slot).close()
         return outcome
 
     async def _opened(self, job: Job, answer: Answer, slot: int) -> Any:
         """Return the result, or raise what was raised; big ones are read in a thread."""
-        load_it = partial(load, segment=self._mailboxes[slot].incoming.fileno())
+        load_it = partial(load, segment=self._mailboxes[slot].incoming.path)
         if answer.how == RETURNED and is_spilled(answer.content):
-            return await to_thread.run_sync(opened, job, answer, load_it)
+            return await self._in_thread(opened, job, answer, load_it)
         return opened(job, answer, load_it)
+
+    async def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
+        """Call a function in a thread, and never leave while it uses a slot's memory."""
+        reading = to_thread.run_sync(function, *args, limiter=self._limiter)
+        return await _finished(self._own(reading))
 
     def trim(self) -> None:
         """Let go of the shared memory that no call uses."""
@@ -315,6 +317,20 @@ class ProcessExecutor:
         """Run a job in a worker process; see `Executor.run`."""
         pool = await WorkerPool.of_running_loop()
         return await pool.call(job, self._listener)
+
+
+async def _finished(task: "asyncio.Task[T]", stop: Callable[[], object] | None = None) -> T:
+    """Wait for a task of the pool's; when cancelled, stop it, and wait for its end all the same."""
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if stop is not None:
+            stop()
+        with CancelScope(shield=True):
+            await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # nobody will ask for it any more
+        raise
 
 
 def _crashed(job: Job, how: str) -> WorkerCrashedError:
