@@ -163,9 +163,11 @@ def _executors(
         from quantum_async.engine.executors.process import Listener, ProcessExecutor
         from quantum_async.observe.relay import wanted
 
-        problems = unsendable(plan.handles[unit] for unit in cpu_bound)
+        unknown = [unit for unit in cpu_bound if unit not in plan.sendable]
+        problems = unsendable(plan.handles[unit] for unit in unknown)
         if problems:
             raise PlanError.of(problems)
+        plan.sendable.update(unknown)
         most = min(usable_cpus(), request.max_workers or len(cpu_bound))
         listener = Listener(json.dumps(wanted()), partial(_relay, run_id))
         executors[PROCESS] = pool = ProcessExecutor(min(most, len(cpu_bound)), listener)

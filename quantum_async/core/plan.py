@@ -177,6 +177,11 @@ class ExecutionPlan:
         return {}
 
     @cached_property
+    def sendable(self) -> set[int]:
+        """Units that are known to be able to travel to a worker process, kept likewise."""
+        return set()
+
+    @cached_property
     def sinks(self) -> tuple[int, ...]:
         """Units that nothing depends on."""
         return tuple(n for n, ends in enumerate(self.edges_down) if not ends)

@@ -25,6 +25,20 @@ from quantum_async import (
 FAILED, TIMEOUT = UnitState.FAILED, UnitState.TIMEOUT
 
 
+def hanging(noted):
+    """Return a script whose one unit notes its worker's process id, and hangs."""
+    return (
+        "import os, time\n"
+        "from quantum_async import QuantumPartitioner\n"
+        "flow = QuantumPartitioner(default_execution_mode='process')\n"
+        "def hang(ctx):\n"
+        f"    open({str(noted)!r}, 'w').write(str(os.getpid()))\n"
+        "    time.sleep(60)\n"
+        "flow.add_unit(hang)\n"
+        "flow.execute({})\n"
+    )
+
+
 def alive(pid):
     try:
         with open(f"/proc/{pid}/stat") as stat:
@@ -385,16 +399,7 @@ def test_a_script_without_a_guard_is_not_run_again(tmp_path, loop):
 async def test_no_orphan_is_left_when_the_parent_is_killed(tmp_path):
     noted = tmp_path / "pid"
     script = tmp_path / "script.py"
-    script.write_text(
-        "import os, time\n"
-        "from quantum_async import QuantumPartitioner\n"
-        "flow = QuantumPartitioner(default_execution_mode='process')\n"
-        "def hang(ctx):\n"
-        f"    open({str(noted)!r}, 'w').write(str(os.getpid()))\n"
-        "    time.sleep(60)\n"
-        "flow.add_unit(hang)\n"
-        "flow.execute({})\n"
-    )
+    script.write_text(hanging(noted))
     parent = subprocess.Popen([sys.executable, str(script)])
     await until(lambda: noted.exists() and noted.read_text(), 20)
     parent.kill()
@@ -407,16 +412,7 @@ async def test_no_orphan_is_left_when_the_parent_is_killed(tmp_path):
 def test_ctrl_c_ends_the_script_and_its_workers(tmp_path):
     noted = tmp_path / "pid"
     script = tmp_path / "script.py"
-    script.write_text(
-        "import os, time\n"
-        "from quantum_async import QuantumPartitioner\n"
-        "flow = QuantumPartitioner(default_execution_mode='process')\n"
-        "def hang(ctx):\n"
-        f"    open({str(noted)!r}, 'w').write(str(os.getpid()))\n"
-        "    time.sleep(60)\n"
-        "flow.add_unit(hang)\n"
-        "flow.execute({})\n"
-    )
+    script.write_text(hanging(noted))
     parent = subprocess.Popen(
         [sys.executable, str(script)], stderr=subprocess.PIPE, text=True, start_new_session=True
     )
