@@ -467,11 +467,14 @@ capture.end()
     assert worked.dropped > (4000 - came) * 4000
 
 
-async def test_logging_for_ever_is_slowed_down_and_not_cut_off(outlet):
+async def test_logging_for_ever_is_slowed_down_and_nothing_is_lost_in_silence(outlet):
     worked = await work(
         outlet, "for number in range(10_000): logging.error('%s %d', 'x' * 200, number)"
     )
-    assert [int(one.split()[1]) for one in worked.messages] == list(range(10_000))
+    logged = [int(r.message.split()[1]) for r in worked.records if r.kind == "logging"]
+    assert logged == sorted(set(logged))
+    # A reader that gets no time for 50 ms misses some, and is told so.
+    assert len(logged) == 10_000 or any(r.kind == "dropped" for r in worked.records)
 
 
 async def test_rubbish_in_the_pipe_costs_only_itself(outlet):
