@@ -48,9 +48,11 @@ from quantum_async.engine.loops import all_ended, running_loop
 from quantum_async.engine.outcomes import Outcomes
 from quantum_async.engine.setup import Setup
 
-_SLICE = 0.004  # seconds the pump works before it lets the loop turn
 _GRACE = 5.0  # seconds after a cancellation until a unit is named as ignoring it
 _EAGER = sys.version_info >= (3, 12)
+# Seconds the pump works before it lets the loop turn. Where tasks do not start eagerly, it only
+# makes them, and all their first steps fall into the turn that follows.
+_SLICE = 0.004 if _EAGER else 0.002
 
 
 class Engine:
