@@ -173,6 +173,7 @@ class _Line:
     def wait_until_read(self, seconds: float) -> None:
         """Wait until the pool reads descriptors 1 and 2."""
         until = time.monotonic() + seconds
+        # The pool is another process, and sets a number in shared memory: nothing to block on.
         while not self._is_read() and time.monotonic() < until:
             time.sleep(0.001)
 
