@@ -160,7 +160,11 @@ def _executors(
     if cpu_bound:
         # Only now: a run without CPU-bound units does not pay for what runs them.
         from quantum_async.engine.executors.packing import unsendable
-        from quantum_async.engine.executors.process import Listener, ProcessExecutor
+        from quantum_async.engine.executors.process import (
+            Listener,
+            ProcessExecutor,
+            WorkerLimits,
+        )
         from quantum_async.observe.relay import wanted
 
         unknown = [unit for unit in cpu_bound if unit not in plan.sendable]
@@ -170,7 +174,9 @@ def _executors(
         plan.sendable.update(unknown)
         most = min(usable_cpus(), request.max_workers or len(cpu_bound))
         listener = Listener(json.dumps(wanted()), partial(_relay, run_id))
-        executors[PROCESS] = pool = ProcessExecutor(min(most, len(cpu_bound)), listener)
+        executors[PROCESS] = pool = ProcessExecutor(
+            min(most, len(cpu_bound)), listener, request.input, WorkerLimits()
+        )
         companions.append(pool)
     return executors, companions
 

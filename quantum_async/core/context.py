@@ -235,12 +235,16 @@ class ExecutionContext(Mapping[str, Any], Generic[T]):
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
+        return self.travelling(self.input)
+
+    def travelling(self, given: Any) -> tuple[Any, ...]:
+        """Return what pickle needs of it, with `given` in the input's place. For engines."""
         # What travels is what the unit declared, not the run around it.
         return _restored, (
             dict(self.unit_results),
             dict(self.metrics),
             dict(self.environment),
-            self.input,
+            given,
             self.unit_id,
             self.attempt,
             self.run_id,

@@ -29,6 +29,8 @@ class Job:
             process is started outside any unit's time limit.
         measured: What a place calls with what the attempt cost, if it can tell.
         late: Whether the work outlived its attempt: it keeps its slot until `returned`.
+        grace: Seconds it has to clean up when it is stopped, before it is killed.
+        max_result_bytes: The most bytes of its result, where that travels; 0 for no limit.
     """
 
     unit: str
@@ -41,6 +43,8 @@ class Job:
     restart_clock: Callable[[], None] = _nothing
     measured: Callable[[Usage], None] = _nothing
     late: bool = False
+    grace: float = 0.0
+    max_result_bytes: int = 0
 
     def __call__(self) -> Any:
         """Call the function."""

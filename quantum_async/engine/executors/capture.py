@@ -104,7 +104,7 @@ class _Line:
     """This process's end of the pipes."""
 
     def __init__(self, path: str) -> None:
-        self._pipe = _high(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+        self._pipe = high(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
         self._room = select.poll()
         self._room.register(self._pipe, select.POLLOUT)
         self._stalled = False
@@ -114,13 +114,13 @@ class _Line:
         self.number = 0
         self.wanted = {STDOUT: True, STDERR: True}
 
-        page = _high(os.memfd_create("quantum_async"))
+        page = high(os.memfd_create("quantum_async"))
         os.ftruncate(page, PAGE_SIZE)
         self._page = mmap.mmap(page, PAGE_SIZE)
         self._ends: dict[int, tuple[int, int]] = {}  # 1 and 2: the ends of their pipes
         self._watch = select.poll()
         for descriptor in (1, 2):
-            reading, writing = map(_high, os.pipe())
+            reading, writing = map(high, os.pipe())
             os.set_blocking(reading, False)
             self._ends[descriptor] = reading, writing
             self._watch.register(reading, select.POLLIN)
@@ -411,7 +411,7 @@ def _put_streams(line: _Line) -> None:
         setattr(sys, f"__{name}__", stream)
 
 
-def _high(descriptor: int) -> int:
+def high(descriptor: int) -> int:
     """Move a descriptor up, out of reach of units that close or reuse the low ones."""
     import fcntl  # not on Windows
 

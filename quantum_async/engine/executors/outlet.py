@@ -210,34 +210,42 @@ class Outlet:
         if self._reader >= 0:
             self._calls[number] = _Call(sink)
 
+    def is_finished(self, number: int, pid: int) -> bool:
+        """Return whether all was delivered that a call wrote, and no more is expected of it."""
+        call = self._calls.get(number)
+        if call is None:
+            return True
+        worker = self._worker_of(number, pid)
+        if not worker:
+            return False
+        call.owed = worker.read(capture.OWED)
+        idle = not self._pending and not self._agenda and self._at == len(self._buffer)
+        if idle and worker.is_quiet() and call.is_silent():
+            del self._calls[number]
+            return True
+        return False
+
     async def finish(self, number: int, pid: int = 0) -> None:
         """Return when everything was delivered that a call wrote, and expect no more of it.
 
-        To be awaited in the very step in which the worker's answer, or its death, is known: before
-        the worker is given another call.
+        To be awaited before the worker is given another call.
 
         Args:
             number: The call's number.
             pid: The worker's process id, if it is known.
         """
-        call = self._calls.get(number)
-        if call is None:
+        if self.is_finished(number, pid):
             return
-        worker = self._worker_of(number, pid)
-        if worker:
-            call.owed = worker.read(capture.OWED)
-        idle = not self._pending and not self._agenda and self._at == len(self._buffer)
-        if not (idle and worker and worker.is_quiet() and call.is_silent()):
-            pieces = self._grab(worker) if worker else deque()
-            done = asyncio.get_running_loop().create_future()
-            self._finishing.add(done)
-            self._later(partial(self._finish, call, pieces, done))
-            try:
-                await done
-            finally:
-                self._finishing.discard(done)
-                self._calls.pop(number, None)
-        self._calls.pop(number, None)
+        call, worker = self._calls[number], self._worker_of(number, pid)
+        pieces = self._grab(worker) if worker else deque()
+        done = asyncio.get_running_loop().create_future()
+        self._finishing.add(done)
+        self._later(partial(self._finish, call, pieces, done))
+        try:
+            await done
+        finally:
+            self._finishing.discard(done)
+            self._calls.pop(number, None)
 
     def close(self) -> None:
         """Let go of all descriptors; what was not read by now is lost."""

@@ -26,7 +26,7 @@ from quantum_async.engine.executors.transport import dump
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, FunctionType | type) and not _importable(obj.__module__):
+        if isinstance(obj, FunctionType | type) and not importable(obj.__module__):
             module = sys.modules.get(obj.__module__)
             if module is not None:
                 cloudpickle.register_pickle_by_value(module)
@@ -43,19 +43,23 @@ def dumps(value: Any) -> bytes:
 _BIG = 1_000_000  # bytes from which on pickling would hold the loop
 
 
-def packed(job: Job, open_segment: Callable[[], int] | None = None) -> bytes:
+def packed(
+    job: Job, call: tuple[Any, ...] | None = None, open_segment: Callable[[], int] | None = None
+) -> bytes:
     """Pickle a job's call.
 
     Args:
         job: The job.
+        call: What stands for its function, arguments and keyword arguments, if they do not travel
+            as they are.
         open_segment: Where big arguments go (see `transport.dump`); None if they go nowhere.
 
     Raises:
         UnpicklableUnitError: If its arguments cannot be, naming what is to blame.
     """
-    call = (job.function, job.args, job.kwargs)
+    call = call or (job.function, job.args, job.kwargs)
     try:
-        return dumps(call) if open_segment is None else dump(call, _make_pickler, open_segment)
+        return dumps(call) if open_segment is None else dump(call, make_pickler, open_segment)
     except Exception as error:
         named = dict(job.kwargs)
         for place, value in enumerate(job.args):
@@ -63,7 +67,8 @@ def packed(job: Job, open_segment: Callable[[], int] | None = None) -> bytes:
         raise unsendable_arguments(job.unit, named, error) from error
 
 
-def _make_pickler(file: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any]) -> Any:
+def make_pickler(file: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any]) -> Any:
+    """Return a pickler for `transport.dump` of anything that a worker can unpickle."""
     return _Pickler(file, protocol=5, buffer_callback=buffer_callback)
 
 
@@ -89,7 +94,7 @@ def unsendable_arguments(unit: str, values: Mapping[str, Any], error: Exception)
 
 
 @lru_cache(maxsize=1024)
-def _importable(name: str | None) -> bool:
+def importable(name: str | None) -> bool:
     """Return whether another process that has our `sys.path` would find the same module."""
     module = sys.modules.get(name or "")
     if name is None or module is None or name == "__main__":

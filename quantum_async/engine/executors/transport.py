@@ -153,6 +153,26 @@ def dump(
         sink.close()
 
 
+_PLAIN = frozenset((int, float, bool, complex, type(None)))
+
+
+def is_plain(value: Any) -> bool:
+    """Return whether a value is small and of plain types only, so that any pickler will do."""
+    kind = type(value)
+    if kind in _PLAIN:
+        return True
+    if kind is str or kind is bytes:
+        return len(value) < OUT_OF_BAND
+    if kind is dict:
+        return len(value) <= 64 and all(type(k) is str and is_plain(v) for k, v in value.items())
+    return (kind is tuple or kind is list) and len(value) <= 64 and all(map(is_plain, value))
+
+
+def inline(content: bytes) -> bytes:
+    """Return what `load` needs for a small value that was pickled already."""
+    return _HEADER.pack(False, len(content), 0) + content
+
+
 def load(blob: bytes, segment: str | int | None = None) -> Any:
     """Return a copy of the value that was dumped.
 

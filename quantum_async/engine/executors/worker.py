@@ -1,107 +1,158 @@
-"""The worker's side: what runs inside a worker process. See `process` for the other side.
+"""The worker's side: what runs inside a worker process. See `process` for the pool's side.
 
-anyio's worker loop calls `run` by name, with plain bytes; nothing of the user's is ever
+anyio's worker loop calls `serve` by name, with plain data; nothing of the user's is ever
 (un)pickled by that loop, where one function that cannot be imported would poison the worker for
-all later calls. Everything of the user's is unpickled, run and pickled inside `run`, which
-answers in every case, and with the number of the call that it answers.
+all later calls. `serve` returns when the pool says so, and then the worker is anyio's again. In
+between, frames come and go through a `Channel`. What is the user's is unpickled, run and pickled
+inside `_answered`, which answers in every case; an answer has the number of its call.
 """
 
 import io
 import os
 import pickle
 import signal
+import struct
 import sys
+from contextlib import suppress
 from functools import partial
-from types import ModuleType
-from typing import Any, NamedTuple
+from types import FrameType, ModuleType
+from typing import Any
 
-from quantum_async.core.record import Usage
-from quantum_async.engine.executors import capture
-from quantum_async.engine.executors.board import Board
+from quantum_async.engine.executors import capture, store
+from quantum_async.engine.executors.channel import WorkerEnd
 from quantum_async.engine.executors.envelope import Answer, answer
-from quantum_async.engine.executors.transport import dump, load, open_segment
+from quantum_async.engine.executors.transport import (
+    SPILL,
+    PayloadTooLargeError,
+    dump,
+    inline,
+    is_plain,
+    load,
+    open_segment,
+)
 
-NOT_STARTED = "not started"
+# What the pool sends: a kind, a call's number (or that of a shared value), for a call the seconds
+# of grace and the most bytes of its result (0: no limit), and the rest of the frame.
+HEAD = struct.Struct("=BQdQ")
+PROTOCOL = pickle.HIGHEST_PROTOCOL
+CALL, SETTINGS, SHARE, FORGET, LEAVE, EXIT = range(6)
 
-_board: Board | None = None
+# What `signal.getsignal` wraps: the wrapper makes enums, which takes ten times as long.
+_getsignal = __import__("_signal").getsignal
 
-
-class Call(NamedTuple):
-    """One call, as it travels; all of it is plain data.
-
-    Attributes:
-        board: Where the board of the pool is to be opened.
-        outlet: Where what the unit writes is to go (see `capture`).
-        settings: What of it is wanted.
-        slot: The call's place on it.
-        number: The call's number; a stale answer has another one.
-        blob: The pickled function and arguments.
-        arguments: Where the shared memory with big arguments is to be opened; empty if there is
-            none.
-        results: The same for a big result.
-    """
-
-    board: str
-    outlet: str
-    settings: str
-    slot: int
-    number: int
-    blob: bytes
-    arguments: str
-    results: str
+# What user code must leave as it was, for the next unit.
+_SIGNALS = [
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGALRM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGCHLD")
+    if hasattr(signal, name)
+]
 
 
-def run(*parts: Any) -> tuple[int, Answer]:
-    """Run one job.
+class _Process:
+    """What this process was like when it became a worker."""
+
+    def __init__(self, outlet: str) -> None:
+        _settle_in()
+        capture.install(outlet)
+        self.pid = os.getpid()
+        self.folder = os.getcwd()
+        self.handlers = [(int(number), _getsignal(number)) for number in _SIGNALS]
+
+    def restore(self) -> None:
+        """Undo what a unit did to the whole process, and what would hit the next unit."""
+        if os.getpid() != self.pid:
+            os._exit(0)  # a unit forked, and the child came back out of it
+        for number, handler in self.handlers:
+            if _getsignal(number) is not handler:
+                signal.signal(number, handler)
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        with suppress(OSError):
+            if os.getcwd() == self.folder:
+                return
+        with suppress(OSError):
+            os.chdir(self.folder)
+
+
+_process: _Process | None = None
+
+
+def serve(outlet: str, arguments: str, results: str, *paths: str) -> None:
+    """Run calls until the pool says that it is enough.
 
     Args:
-        parts: The fields of a `Call`.
-
-    Returns:
-        The call's number, and the answer; one of kind NOT_STARTED if the call was forbidden.
+        outlet: Where what units write is to go (see `capture`).
+        arguments: Where the shared memory with big arguments is to be opened.
+        results: The same for big results.
+        paths: Where the channel is to be opened.
     """
-    call = Call(*parts)
-    board = _opened_board(call.board, call.outlet)
-    pid = os.getpid()
-    if not board.claim(call.slot, call.number, pid):
-        return call.number, Answer(NOT_STARTED, b"", b"", Usage(pid, 0.0, 0))
-    capture.begin(call.number, call.settings)
+    global _process
+    if _process is None:
+        import cloudpickle  # noqa: F401 - what most calls need, outside any unit's time
+
+        _process = _Process(outlet)
+    reading, writing = paths
+    end = WorkerEnd((reading, writing), capture.high)
+    end.send(_process.pid.to_bytes(8, sys.byteorder))
+    settings = ""
+    while True:
+        frame = end.receive()
+        kind, number, grace, limit = HEAD.unpack_from(frame)
+        rest = frame[HEAD.size :]
+        if kind == CALL:
+            capture.begin(number, settings)
+            dump_it = partial(_dump, results, limit or None)
+            answered = _answered(partial(load, rest, arguments), dump_it, grace)
+            try:
+                end.send(pickle.dumps((number, *answered[:-1], *answered.usage), PROTOCOL))
+            except OSError:
+                os._exit(os.EX_OSERR)  # the unit closed what is not its own
+        elif kind == SETTINGS:
+            settings = rest.decode()
+        elif kind == SHARE:
+            path, blob = rest.split(b"\0", 1)
+            store.put(number, partial(load, blob, path.decode()))
+        elif kind == FORGET:
+            store.forget(number)
+        elif kind == EXIT:
+            os._exit(0)
+        else:
+            store.clear()
+            end.close()
+            return
+
+
+def _answered(load_it: Any, dump_it: Any, grace: float) -> Answer:
+    assert _process is not None
+    if grace:
+        signal.signal(signal.SIGTERM, _asked_to_end)
     try:
-        return call.number, answer(
-            lambda: load(call.blob, call.arguments or None), partial(_dump, call.results)
-        )
+        return answer(load_it, dump_it)
     finally:
+        _process.restore()
         capture.end()
-        board.release(call.slot, call.number)
 
 
-def _dump(results: str, value: Any) -> bytes:
+def _asked_to_end(number: int, frame: FrameType | None) -> None:
+    """Let a unit that has a grace clean up: `finally` blocks and context managers run."""
+    raise SystemExit(128 + number)
+
+
+def _dump(results: str, limit: int | None, value: Any) -> bytes:
     """Pickle a result with pickle, which is quick, or else with cloudpickle."""
+    if is_plain(value):
+        content = pickle.dumps(value, PROTOCOL)
+        if len(content) < SPILL and (limit is None or len(content) <= limit):
+            return inline(content)
     opened = partial(open_segment, results)
     try:
-        return dump(value, partial(pickle.Pickler, protocol=5), opened)
+        return dump(value, partial(pickle.Pickler, protocol=5), opened, limit)
+    except PayloadTooLargeError:
+        raise
     except Exception:
         import cloudpickle
 
-        return dump(value, partial(cloudpickle.Pickler, protocol=5), opened)
-
-
-def hello(board: str, outlet: str) -> int:
-    """Settle in before the first call, outside any unit's time; return this process's id."""
-    import cloudpickle  # noqa: F401 - what most calls need
-
-    _opened_board(board, outlet)
-    return os.getpid()
-
-
-def _opened_board(path: str, outlet: str) -> Board:
-    """Return the pool's board; the first time, settle in before."""
-    global _board
-    if _board is None:
-        _settle_in()
-        capture.install(outlet)
-        _board = Board.open(path)
-    return _board
+        return dump(value, partial(cloudpickle.Pickler, protocol=5), opened, limit)
 
 
 def _settle_in() -> None:
