@@ -1,10 +1,13 @@
 """Running a coroutine from a script: in a loop of our own, uvloop's where it is installed."""
 
 import asyncio
+import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 R = TypeVar("R")
+
+_INTERPRETERS = "quantum_async.engine.executors.interpreter"  # loaded where they are used
 
 
 def run_blocking(make: Callable[[], Coroutine[Any, Any, R]]) -> R:
@@ -31,6 +34,10 @@ def _in_loop() -> bool:
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if _INTERPRETERS in sys.modules:
+        # Once there are sub-interpreters, a process that uvloop starts dies at its fork (uvloop
+        # 0.23 on CPython 3.13).
+        return None
     try:
         import uvloop
     except ImportError:

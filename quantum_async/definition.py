@@ -80,6 +80,8 @@ class Definition(Generic[T, R]):
         fallback: Any = NO_FALLBACK,
         deadline: float | None = None,
         cost: float | None = None,
+        grace: float | None = None,
+        max_result_bytes: int | None = None,
     ) -> QuantumUnit[T, R]:
         """Declare a unit.
 
@@ -103,6 +105,11 @@ class Definition(Generic[T, R]):
                 ``(ctx, error)``. None is a value.
             deadline: Seconds that all attempts together may take, from the first one's start.
             cost: Seconds it is expected to take; orders the ready queue.
+            grace: Seconds it has to clean up in a worker process when it is stopped: the worker
+                gets SIGTERM, which raises SystemExit in the unit, and is killed after that. By
+                default it is killed at once.
+            max_result_bytes: The most bytes that its result may have on its way from a worker
+                process; a larger one is the unit's error.
 
         Returns:
             The handle.
@@ -132,6 +139,8 @@ class Definition(Generic[T, R]):
             fallback=fallback,
             deadline=deadline,
             cost=cost,
+            grace=grace,
+            max_result_bytes=max_result_bytes,
         )
 
     @overload
@@ -243,6 +252,11 @@ class Definition(Generic[T, R]):
             options=checked,
             owner=self._itself,
         )
+        if checked.mode is ExecutionMode.INTERPRETER:
+            from quantum_async.engine.executors.interpreter import refusal
+
+            if refused := refusal(unit):
+                raise refused
         self.units[name] = unit
         self._plan = None
         return unit

@@ -27,11 +27,13 @@ from quantum_async.engine.attempt import Work, inline, on_loop, settled
 from quantum_async.engine.bus import Bus
 from quantum_async.engine.engine import Engine
 from quantum_async.engine.executors import Executor, Job
+from quantum_async.engine.executors.carry import Carrier
 from quantum_async.engine.executors.thread import ThreadExecutor
 from quantum_async.engine.ledger import Ledger
 from quantum_async.engine.placement import (
     CUSTOM,
     INLINE,
+    INTERPRETER,
     LOOP,
     PROCESS,
     THREAD,
@@ -156,15 +158,20 @@ def _executors(
         from quantum_async.engine.executors.futures import FuturesExecutor
 
         executors[CUSTOM] = FuturesExecutor(request.custom_executor)
+    if INTERPRETER in placement.places:
+        from quantum_async.engine.executors.interpreter import InterpreterExecutor, refusal
+
+        refusals = [refusal(plan.handles[unit]) for unit in units_in(INTERPRETER)]
+        if any(refusals):
+            raise PlanError.of([one for one in refusals if one is not None])
+        executors[INTERPRETER] = InterpreterExecutor()
     cpu_bound = units_in(PROCESS)
     if cpu_bound:
         # Only now: a run without CPU-bound units does not pay for what runs them.
         from quantum_async.engine.executors.packing import unsendable
-        from quantum_async.engine.executors.process import (
-            Listener,
-            ProcessExecutor,
-            WorkerLimits,
-        )
+        from quantum_async.engine.executors.process import Listener, ProcessExecutor, Terms
+        from quantum_async.engine.executors.shares import Shares
+        from quantum_async.observe import otel
         from quantum_async.observe.relay import wanted
 
         unknown = [unit for unit in cpu_bound if unit not in plan.sendable]
@@ -174,9 +181,10 @@ def _executors(
         plan.sendable.update(unknown)
         most = min(usable_cpus(), request.max_workers or len(cpu_bound))
         listener = Listener(json.dumps(wanted()), partial(_relay, run_id))
-        executors[PROCESS] = pool = ProcessExecutor(
-            min(most, len(cpu_bound)), listener, request.input, WorkerLimits()
-        )
+        traces = [(otel.ATTACH, otel.headers)]
+        carrier = Carrier(request.workers.contextvars, traces, complain)
+        terms = Terms(listener, request.workers, carrier, Shares(request.input))
+        executors[PROCESS] = pool = ProcessExecutor(min(most, len(cpu_bound)), terms)
         companions.append(pool)
     return executors, companions
 

@@ -2,7 +2,8 @@
 
 import asyncio
 import functools
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from quantum_async.core.states import ExecutionMode, FailurePolicy, Strategy, Un
 from quantum_async.core.unit import QuantumUnit, R, T
 from quantum_async.definition import Definition
 from quantum_async.engine.bus import Observer
+from quantum_async.engine.executors.limits import WorkerLimits
 from quantum_async.observe.hooks import hooks
 from quantum_async.observe.log import LogObserver
 from quantum_async.observe.stream import EventStream
@@ -35,6 +37,12 @@ class QuantumPartitioner(Definition[T, R]):
         failure_policy: What one unit's failure means for the others.
         observers: Callables that take every event of every run.
         name: What runs are called in logs.
+        max_uses: After so many units a worker process makes room for a new one.
+        max_memory: It does too when it holds more than so many bytes after a unit.
+        max_result_bytes: The most bytes that the result of a unit may have on its way from a
+            worker process; `add_unit` may say it for one.
+        contextvars: Context variables (or ``"module:name"``) whose values travel to worker
+            processes, where the module that has them can be imported.
 
     Raises:
         PlanError: For any value that could not be meant.
@@ -67,6 +75,10 @@ class QuantumPartitioner(Definition[T, R]):
         failure_policy: FailurePolicy | str = FailurePolicy.CONTINUE,
         observers: Iterable[Observer] = (),
         name: str | None = None,
+        max_uses: int | None = None,
+        max_memory: int | None = None,
+        max_result_bytes: int | None = None,
+        contextvars: Sequence["ContextVar[Any] | str"] = (),
     ) -> None:
         check_limits(max_workers, None)
         super().__init__(
@@ -77,6 +89,7 @@ class QuantumPartitioner(Definition[T, R]):
         self.failure_policy = parse(FailurePolicy, failure_policy, "failure_policy")
         self.observers: list[Observer] = checked_observers(observers)
         self.name = name or type(self).__name__
+        self._workers = WorkerLimits.checked(max_uses, max_memory, max_result_bytes, contextvars)
 
     # -- running ----------------------------------------------------------------------------
 
@@ -203,6 +216,7 @@ class QuantumPartitioner(Definition[T, R]):
             run_id=run_id,
             partitioner=self.name,
             around=self._around(),
+            workers=self._workers,
         )
 
     def _around(self) -> Callable[[Unit], Around | None] | None:
@@ -235,6 +249,25 @@ class QuantumPartitioner(Definition[T, R]):
             raise failed(result) from first_error(result)
         return result
 
+    async def warm(self, workers: int | None = None) -> None:
+        """Start worker processes ahead of the first run that needs them.
+
+        They wait, for runs of any partitioner in this event loop, and end with the loop.
+
+        Args:
+            workers: How many; by default as many as a run of this partitioner may use.
+
+        Raises:
+            PlanError: If that is no whole number from 1 up.
+            WorkerCrashedError: If none can be started.
+        """
+        from quantum_async.engine.executors.process import warm
+        from quantum_async.tuning import usable_cpus
+
+        check_limits(workers, None)
+        cpus = usable_cpus()
+        await warm(workers or min(cpus, self.max_workers or cpus))
+
     # -- the seed's blocking forms --------------------------------------------------------------
 
     def execute(
@@ -260,10 +293,13 @@ class QuantumPartitioner(Definition[T, R]):
         Raises:
             RuntimeError: If an event loop is running in this thread.
         """
+        mode = or_else(execution_mode, options.pop("mode", None))
+        if or_else(mode, self.default_execution_mode) in _INTERPRETER:
+            import quantum_async.engine.executors.interpreter  # noqa: F401 - `blocking` asks for it
         run = functools.partial(
             self.run,
             context,
-            mode=or_else(execution_mode, options.pop("mode", None)),
+            mode=mode,
             max_workers=max_workers,
             custom_executor=custom_executor,
             **options,
@@ -323,3 +359,6 @@ class QuantumPartitioner(Definition[T, R]):
     def __repr__(self) -> str:
         last = "not run yet" if self.last_result is None else repr(self.last_result)
         return f"<{self.name}: {len(self.units)} units; {last}>"
+
+
+_INTERPRETER = (ExecutionMode.INTERPRETER, ExecutionMode.INTERPRETER.value)

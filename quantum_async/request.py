@@ -11,6 +11,7 @@ from quantum_async.core.plan import Unit
 from quantum_async.core.states import ExecutionMode, FailurePolicy, Strategy
 from quantum_async.core.unit import check_number, check_workers, is_coroutine_function
 from quantum_async.engine.bus import Observer
+from quantum_async.engine.executors.limits import WorkerLimits
 
 Names = Iterable["str | Handle"]
 
@@ -34,6 +35,7 @@ class RunRequest:
     run_id: str | None
     partitioner: str
     around: Callable[[Unit], Around | None] | None
+    workers: WorkerLimits
 
 
 def check_limits(max_workers: Any, timeout: Any) -> None:

@@ -34,7 +34,8 @@ class UnitRecord:
         ended_at: When it ended, in seconds since the epoch, or None.
         duration: Seconds from the first start to the end, back-off included, or None.
         waited: Seconds from its last dependency's end to its first start, or None.
-        ran_on: ``"loop"``, ``"thread"``, ``"process"``, ``"custom"`` or ``"inline"``; ``"given"``
+        ran_on: ``"loop"``, ``"thread"``, ``"process"``, ``"custom"``, ``"interpreter"``
+            or ``"inline"``; ``"given"``
             for a value that was given with ``overrides`` or ``resume_from``; ``"cache"`` for one
             that came out of a cache; None if it never started.
         fallback_used: Whether `result` is the unit's fallback.

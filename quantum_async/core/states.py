@@ -26,7 +26,8 @@ class ExecutionMode(Enum):
     AUTO puts each unit where it belongs: a coroutine function on the loop, a plain function in
     a thread, one with ``mode="process"`` or ``resource_type: "cpu"`` in a worker process.
     ASYNC and THREAD send plain functions to threads, PROCESS to worker processes, CUSTOM to the
-    ``custom_executor``. SEQUENTIAL runs one unit at a time in plan order, plain functions inline.
+    ``custom_executor``, INTERPRETER to sub-interpreters (Python 3.13 and later; nothing can stop
+    what runs there). SEQUENTIAL runs one unit at a time in plan order, plain functions inline.
     """
 
     AUTO = "auto"
@@ -35,6 +36,7 @@ class ExecutionMode(Enum):
     THREAD = "thread"
     ASYNC = "async"
     CUSTOM = "custom"
+    INTERPRETER = "interpreter"
 
 
 class FailurePolicy(Enum):

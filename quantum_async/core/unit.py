@@ -50,6 +50,8 @@ class UnitOptions:
     priority: float = 0
     mode: ExecutionMode | None = None
     cost: float | None = None
+    grace: float = 0.0
+    max_result_bytes: int | None = None
     binding: Binding = CONTEXT
     # No limit, fallback or retry and `fn(ctx)`: the driver has a shorter way for such units.
     plain: bool = field(init=False)
@@ -278,6 +280,8 @@ def make_options(
     priority: float = 0,
     mode: ExecutionMode | str | None = None,
     cost: float | None = None,
+    grace: float | None = None,
+    max_result_bytes: int | None = None,
     metadata: Mapping[str, Any] | None = None,
     binding: Binding = CONTEXT,
 ) -> UnitOptions:
@@ -294,6 +298,8 @@ def make_options(
         and retry is None
         and mode is None
         and cost is None
+        and grace is None
+        and max_result_bytes is None
         and (type(retries), retries) == (int, 0)
         and (type(priority), priority) == (int, 0)
         and fallback is NO_FALLBACK
@@ -302,6 +308,8 @@ def make_options(
         check_number(unit, "timeout", timeout)
         check_number(unit, "deadline", deadline)
         check_number(unit, "cost", cost)
+        check_number(unit, "grace", grace)
+        check_count("max_result_bytes", max_result_bytes, unit)
         check_number(unit, "priority", 0 if priority is None else priority, least=-math.inf)
         if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
             raise PlanError(
@@ -316,6 +324,8 @@ def make_options(
             priority=priority or 0,
             mode=None if mode is None else parse(ExecutionMode, mode, f"unit {unit!r}: mode"),
             cost=cost,
+            grace=grace or 0.0,
+            max_result_bytes=max_result_bytes,
             binding=binding,
         )
     return DEFAULT_OPTIONS
@@ -358,8 +368,18 @@ def check_workers(count: Any) -> None:
     Raises:
         PlanError: If it is neither None nor a whole number from 1 up.
     """
+    check_count("max_workers", count)
+
+
+def check_count(option: str, count: Any, unit: str = "") -> None:
+    """Refuse what is neither None nor a whole number from 1 up.
+
+    Raises:
+        PlanError: Naming the option, and the unit if it is one's.
+    """
     if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
-        raise PlanError(f"max_workers must be a whole number from 1 up, not {count!r}")
+        whose = f"unit {unit!r}: " if unit else ""
+        raise PlanError(f"{whose}{option} must be a whole number from 1 up, not {count!r}")
 
 
 def takes_nothing(fn: Callable[..., Any]) -> bool:

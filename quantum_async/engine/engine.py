@@ -339,6 +339,7 @@ class Engine:
         handle, now = self._handles[unit], self._loop.time()
         options, ledger = handle.options, self._ledger
         job = Job(handle.id, ctx.attempt, handle.function, ctx)
+        job.grace, job.max_result_bytes = options.grace, options.max_result_bytes
         job.returned = partial(self._thread_returned, self._lanes[unit])
         job.measured = partial(ledger.usage.__setitem__, unit)
         around = None if self._setup.around is None else self._setup.around(handle)

@@ -380,6 +380,7 @@ _PLACES = {
     "thread": "in a thread",
     "process": "in a worker process",
     "custom": "in the custom executor",
+    "interpreter": "in a sub-interpreter",
     "inline": "inline",
     "cache": "out of the cache",
 }

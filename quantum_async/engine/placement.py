@@ -6,12 +6,14 @@ from quantum_async.core.plan import ExecutionPlan, Unit
 from quantum_async.core.states import ExecutionMode, Strategy
 
 LOOP, THREAD, PROCESS, CUSTOM, INLINE = "loop", "thread", "process", "custom", "inline"
+INTERPRETER = "interpreter"
 
 _BY_MODE = {
     ExecutionMode.ASYNC: THREAD,
     ExecutionMode.THREAD: THREAD,
     ExecutionMode.PROCESS: PROCESS,
     ExecutionMode.CUSTOM: CUSTOM,
+    ExecutionMode.INTERPRETER: INTERPRETER,
 }
 _MOST_THREADS = 32
 
@@ -94,6 +96,7 @@ def slots_of(
         PROCESS: min(cpus, max_workers or cpus),
         CUSTOM: custom_slots,
         INLINE: 1,
+        INTERPRETER: min(cpus, max_workers or cpus),
     }
     both = {PROCESS, THREAD} <= set(placement.places)
     if strategy is Strategy.RESOURCE_BALANCED and both and max_workers and max_workers > 1:

@@ -21,6 +21,7 @@ from quantum_async import (
     UnpicklableUnitError,
     WorkerCrashedError,
 )
+from tests.support.processes import alive, until
 
 FAILED, TIMEOUT = UnitState.FAILED, UnitState.TIMEOUT
 
@@ -37,22 +38,6 @@ def hanging(noted):
         "flow.add_unit(hang)\n"
         "flow.execute({})\n"
     )
-
-
-def alive(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-async def until(condition, seconds=5.0):
-    """Wait for another process, in whose work no event of ours can be set."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        await asyncio.sleep(0.005)
 
 
 @pytest.fixture

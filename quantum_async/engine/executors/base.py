@@ -30,7 +30,8 @@ class Job:
         measured: What a place calls with what the attempt cost, if it can tell.
         late: Whether the work outlived its attempt: it keeps its slot until `returned`.
         grace: Seconds it has to clean up when it is stopped, before it is killed.
-        max_result_bytes: The most bytes of its result, where that travels; 0 for no limit.
+        max_result_bytes: The most bytes of its result, where that travels; None if the unit does
+            not say it.
     """
 
     unit: str
@@ -44,7 +45,7 @@ class Job:
     measured: Callable[[Usage], None] = _nothing
     late: bool = False
     grace: float = 0.0
-    max_result_bytes: int = 0
+    max_result_bytes: int | None = None
 
     def __call__(self) -> Any:
         """Call the function."""

@@ -12,17 +12,20 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Any, NamedTuple
 
 from quantum_async.core.context import DetachedRun, ExecutionContext
 from quantum_async.core.errors import RemoteError
 from quantum_async.core.record import Usage
 from quantum_async.engine.executors.base import Job
+from quantum_async.engine.executors.carry import Carried, receive
 
 # How a call ended.
 RETURNED, RAISED, UNLOADABLE, UNSENDABLE = "returned", "raised", "unloadable", "unsendable"
 
-Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+# A function, its arguments, and perhaps context variables that travel with it.
+Call = tuple[Any, ...]
 
 
 class Answer(NamedTuple):
@@ -56,7 +59,7 @@ def answer(load: Callable[[], Call], dump: Callable[[Any], bytes]) -> Answer:
 
 def _outcome(load: Callable[[], Call], dump: Callable[[Any], bytes]) -> tuple[str, bytes, bytes]:
     try:
-        function, args, kwargs = load()
+        function, args, kwargs, *carried = load()
     except BaseException as error:
         return UNLOADABLE, _described(error), b""
     run = _run_of((*args, *kwargs.values()))
@@ -64,9 +67,7 @@ def _outcome(load: Callable[[], Call], dump: Callable[[Any], bytes]) -> tuple[st
     if run is not None:
         run.start_clock(time.monotonic)
     try:
-        value = function(*args, **kwargs)
-        if inspect.iscoroutine(value):
-            value = asyncio.run(value)
+        value = copy_context().run(_called, function, args, kwargs, *carried)
     except BaseException as error:
         # SystemExit and KeyboardInterrupt too: they would end the worker.
         how, content = RAISED, _described(error)
@@ -79,6 +80,17 @@ def _outcome(load: Callable[[], Call], dump: Callable[[Any], bytes]) -> tuple[st
         return how, content, b"" if run is None else _told(run, before)
     except BaseException as error:
         return UNSENDABLE, _described(error), b""
+
+
+def _called(
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    carried: Carried = (),
+) -> Any:
+    receive(carried)
+    value = function(*args, **kwargs)
+    return asyncio.run(value) if inspect.iscoroutine(value) else value
 
 
 def _run_of(arguments: tuple[Any, ...]) -> DetachedRun | None:
@@ -142,13 +154,19 @@ def _peak() -> int:
 # -- back here ------------------------------------------------------------------------------------
 
 
-def opened(job: Job, given: Answer, load: Callable[[bytes], Any] = pickle.loads) -> Any:
+def opened(
+    job: Job,
+    given: Answer,
+    load: Callable[[bytes], Any] = pickle.loads,
+    where: str = "worker process",
+) -> Any:
     """Return the result in an answer, or raise what it tells of; pass on what the unit told.
 
     Args:
         job: What was asked.
         given: What was answered.
         load: Unpickles the result.
+        where: What it was asked of, for the notes of exceptions.
     """
     job.measured(given.usage)
     if given.told:
@@ -158,9 +176,9 @@ def opened(job: Job, given: Answer, load: Callable[[bytes], Any] = pickle.loads)
             job.context.emit(value)
     if given.how == RETURNED:
         return load(given.content)
-    error = _exception(given.content)
+    error = _exception(given.content, where)
     if given.how in _NOTES:
-        error.add_note(f"raised in the worker process {_NOTES[given.how].format(job.unit)}")
+        error.add_note(f"raised in the {where} {_NOTES[given.how].format(job.unit)}")
     raise error
 
 
@@ -171,7 +189,7 @@ _NOTES = {
 }
 
 
-def _exception(content: bytes) -> BaseException:
+def _exception(content: bytes, where: str) -> BaseException:
     """Return the exception that was described, or a `RemoteError` in its place.
 
     The worker's traceback is in its notes: tracebacks themselves cannot travel.
@@ -185,5 +203,5 @@ def _exception(content: bytes) -> BaseException:
             error = None
     if error is None:
         error = RemoteError(type_name, message, trace)
-    error.add_note(f"in the worker process:\n{trace.rstrip()}")
+    error.add_note(f"in the {where}:\n{trace.rstrip()}")
     return error

@@ -18,7 +18,6 @@ are idle ones of anyio's.
 import asyncio
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from typing import Any, ClassVar, NamedTuple, TypeVar
@@ -28,7 +27,9 @@ from anyio import CancelScope, CapacityLimiter, to_thread
 
 from quantum_async.core.errors import WorkerCrashedError
 from quantum_async.engine.executors.base import Job
+from quantum_async.engine.executors.carry import Carrier
 from quantum_async.engine.executors.envelope import RETURNED, Answer, opened
+from quantum_async.engine.executors.limits import WorkerLimits
 from quantum_async.engine.executors.outlet import Outlet, WorkerRecord
 from quantum_async.engine.executors.packing import looks_big, packed
 from quantum_async.engine.executors.session import Crash, Session
@@ -53,23 +54,20 @@ class Listener(NamedTuple):
     hear: Callable[[Job, WorkerRecord], object]
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerLimits:
-    """When a worker makes room for a new one.
+class Terms(NamedTuple):
+    """What holds for all jobs of a run.
 
     Attributes:
-        max_uses: After so many calls.
-        max_memory: When it holds more than so many bytes after a call.
+        listener: Takes what units write.
+        limits: What workers may use.
+        carrier: Collects the context variables that travel.
+        shares: What travels to each worker once.
     """
 
-    max_uses: int | None = None
-    max_memory: int | None = None
-
-    def reached_by(self, session: Session) -> bool:
-        """Return whether a worker that is between calls should go."""
-        if self.max_uses is not None and session.uses >= self.max_uses:
-            return True
-        return self.max_memory is not None and session.resident() > self.max_memory
+    listener: Listener
+    limits: WorkerLimits
+    carrier: Carrier
+    shares: Shares
 
 
 class WorkerPool:
@@ -89,7 +87,7 @@ class WorkerPool:
         self._waiting: deque[asyncio.Future[Session]] = deque()
         self._wanted: Counter[int] = Counter()  # how many runs want how many workers
         self._failures = 0  # to start a worker, one after the other
-        self._start_error: Exception | None = None
+        self.start_error: Exception | None = None
         self._warm: set[asyncio.Future[None]] = set()
         self._closer: AsyncGenerator[None, None] | None = None
 
@@ -151,7 +149,7 @@ class WorkerPool:
         task.add_done_callback(lambda _: self._ended(session))
 
     def _ready(self, session: Session) -> None:
-        self._failures = 0
+        self._failures, self.start_error = 0, None
         self._look_warm()
         self._release(session)
 
@@ -161,7 +159,7 @@ class WorkerPool:
             self._idle.remove(session)
         if not session.pid:
             self._failures += 1
-            self._start_error = session.error
+            self.start_error = session.error
         self._look_warm()
         if self._failures >= _TRIES:
             while self._waiting:
@@ -229,7 +227,7 @@ class WorkerPool:
 
     # -- calls ------------------------------------------------------------------------------
 
-    async def call(self, job: Job, listener: Listener, shares: Shares, limits: WorkerLimits) -> Any:
+    async def call(self, job: Job, terms: Terms) -> Any:
         """Run a job in a worker and return its result; see `Executor.run`."""
         for _ in range(_TRIES):
             try:
@@ -237,11 +235,11 @@ class WorkerPool:
             except _NoWorkerError:
                 break
             try:
-                outcome = await self._one_call(job, session, listener, shares)
+                outcome = await self._one_call(job, session, terms)
                 if not isinstance(outcome, Crash):
                     return await self._opened(job, outcome, session)
             finally:
-                if session.alive and limits.reached_by(session):
+                if session.alive and session.is_used_up(terms.limits):
                     session.retire()
                 self._release(session)
             if outcome.begun:
@@ -251,18 +249,17 @@ class WorkerPool:
             "start-up, probably because this environment cannot start Python processes",
             job.unit,
             "before it started",
-        ) from self._start_error
+        ) from self.start_error
 
-    async def _one_call(
-        self, job: Job, session: Session, listener: Listener, shares: Shares
-    ) -> Answer | Crash:
+    async def _one_call(self, job: Job, session: Session, terms: Terms) -> Answer | Crash:
         number = next(self._numbers)
         job.restart_clock()
-        blob = await self._packed(job, session, shares)
+        blob = await self._packed(job, session, terms)
+        listener, limit = terms.listener, job.max_result_bytes or terms.limits.max_result_bytes
         self._outlet.expect(number, partial(listener.hear, job))
         try:
             outcome = await session.ask(
-                number, listener.settings, blob, grace=job.grace, limit=job.max_result_bytes
+                number, listener.settings, blob, grace=job.grace, limit=limit or 0
             )
         except asyncio.CancelledError:
             await _finished(self._own(self._abandon(session, number, job.grace)))
@@ -271,9 +268,11 @@ class WorkerPool:
             await _finished(self._own(self._outlet.finish(number, session.pid)))
         return outcome
 
-    async def _packed(self, job: Job, session: Session, shares: Shares) -> bytes:
-        call, used = shares.call_of(job)
-        shares.send(used, session)
+    async def _packed(self, job: Job, session: Session, terms: Terms) -> bytes:
+        call, used = terms.shares.call_of(job)
+        if carried := terms.carrier.collect():
+            call = (*call, carried)
+        terms.shares.send(used, session)
         quick = quickly_packed(call)
         if quick is not None and len(quick) < SPILL:
             return inline(quick)
@@ -315,16 +314,12 @@ class ProcessExecutor:
 
     Args:
         workers: How many workers to have ready.
-        listener: Takes what units write there.
-        given: The run's input.
-        limits: When a worker makes room for a new one.
+        terms: What holds for all jobs.
     """
 
-    def __init__(self, workers: int, listener: Listener, given: Any, limits: WorkerLimits) -> None:
+    def __init__(self, workers: int, terms: Terms) -> None:
         self._workers = workers
-        self._listener = listener
-        self._limits = limits
-        self._shares = Shares(given)
+        self._terms = terms
         self._entering: asyncio.Task[WorkerPool] | None = None
 
     def begin(self, run: object) -> None:
@@ -340,13 +335,13 @@ class ProcessExecutor:
         """Wait until no worker of this run is half started."""
         if self._entering is not None:
             pool = await self._entering
-            pool.close(self._shares)
+            pool.close(self._terms.shares)
             await pool.leave(self._workers)
 
     async def run(self, job: Job) -> Any:
         """Run a job in a worker process; see `Executor.run`."""
         pool = await WorkerPool.of_running_loop()
-        return await pool.call(job, self._listener, self._shares, self._limits)
+        return await pool.call(job, self._terms)
 
 
 async def warm(workers: int) -> None:
@@ -357,6 +352,13 @@ async def warm(workers: int) -> None:
         await pool.warm()
     finally:
         await _finished(new_task(pool.leave(workers)))
+    if pool.start_error is not None:
+        raise WorkerCrashedError(
+            "no worker process lived long enough to be ready: workers die at start-up, probably "
+            "because this environment cannot start Python processes",
+            "",
+            "before it started",
+        ) from pool.start_error
 
 
 async def _finished(task: "asyncio.Task[T]") -> T:

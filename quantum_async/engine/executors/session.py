@@ -23,6 +23,7 @@ from quantum_async.core.record import Usage
 from quantum_async.engine.executors import worker
 from quantum_async.engine.executors.channel import Channel
 from quantum_async.engine.executors.envelope import Answer
+from quantum_async.engine.executors.limits import WorkerLimits
 from quantum_async.engine.executors.transport import Segment
 
 _TOO_LATE = 255
@@ -226,7 +227,13 @@ class Session:
             else:
                 os.kill(self.pid, signal.SIGTERM)
 
-    def resident(self) -> int:
+    def is_used_up(self, limits: WorkerLimits) -> bool:
+        """Return whether the worker, which is between calls, should make room for a new one."""
+        if limits.max_uses is not None and self.uses >= limits.max_uses:
+            return True
+        return limits.max_memory is not None and self._resident() > limits.max_memory
+
+    def _resident(self) -> int:
         """Return how much memory the worker holds now, in bytes; 0 where that is unknown."""
         with suppress(OSError, ValueError), open(f"/proc/{self.pid}/statm", "rb") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
