@@ -39,7 +39,7 @@ from quantum_async.engine.loops import new_task
 
 T = TypeVar("T")
 
-_TRIES = 3  # to start a worker, and of a call whose worker died before it began
+_TRIES = 5  # to start a worker, and of a call whose worker died before it began
 
 
 class Listener(NamedTuple):
@@ -87,7 +87,7 @@ class WorkerPool:
         self._waiting: deque[asyncio.Future[Session]] = deque()
         self._wanted: Counter[int] = Counter()  # how many runs want how many workers
         self._failures = 0  # to start a worker, one after the other
-        self.start_error: Exception | None = None
+        self.start_error: BaseException | None = None
         self._warm: set[asyncio.Future[None]] = set()
         self._closer: AsyncGenerator[None, None] | None = None
 

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from traceback import walk_tb
 from typing import Any
 
 from anyio import CapacityLimiter, to_process
@@ -65,7 +66,7 @@ class Session:
         self.pid = 0
         self.alive = False
         self.uses = 0
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.shared: set[int] = set()
         self.arguments = Segment.create()
         self.results = Segment.create()
@@ -94,9 +95,13 @@ class Session:
                 *self._channel.paths,
                 limiter=CapacityLimiter(math.inf),  # the slots are the scheduler's
             )
-        except Exception as error:
-            # How anyio says that a worker is gone, or that none could be started.
+        except BaseException as error:
+            # How anyio says that a worker is gone, or that none could be started. What the worker
+            # itself caught while it started (a Ctrl-C, say) is raised here too, as it is.
+            if not isinstance(error, Exception) and not _is_from_worker(error):
+                raise
             self.error = error
+            await _put_away(error)
         finally:
             self._ended()
 
@@ -238,6 +243,27 @@ class Session:
         with suppress(OSError, ValueError), open(f"/proc/{self.pid}/statm", "rb") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         return 0
+
+
+def _is_from_worker(error: BaseException) -> bool:
+    """Return whether anyio raised what a worker had sent."""
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    return bool(frames) and frames[-1].f_locals.get("retval") is error
+
+
+async def _put_away(error: BaseException) -> None:
+    """Close what anyio leaves open of a worker that died on its own, or before it was ready.
+
+    Then anyio's process object is nowhere but in the frame that raised the error.
+    """
+    for frame, _ in walk_tb(error.__traceback__):
+        process = frame.f_locals.get("process")
+        if frame.f_globals.get("__name__") == to_process.__name__ and process is not None:
+            with suppress(Exception):
+                process.kill()
+            with suppress(Exception):
+                await process.aclose()
+            return
 
 
 def _how_it_ended(process: Process | None) -> str:
