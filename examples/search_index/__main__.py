@@ -9,8 +9,9 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Iterator, Sequence
+from typing import Any
 
-from examples.search_index import pipeline, report
+from examples.search_index import hostile, pipeline, report
 from examples.search_index.documents import NoDocumentsError, check_folder, printable
 from examples.search_index.progress import Progress
 from examples.search_index.store import ForeignFileError, check_replaceable
@@ -36,7 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(str(error), REFUSED)
     try:
         with _database(wanted.db) as database:
-            print(asyncio.run(index(root, database)))
+            if wanted.hostile:
+                print(asyncio.run(hostile_index(database)))
+            else:
+                print(asyncio.run(index(root, database)))
     except ExecutionError as error:
         failed = [
             f"{unit} failed: {type(why).__name__}: {why}" for unit, why in error.errors.items()
@@ -51,15 +55,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-async def index(root: str, database: str) -> str:
+async def hostile_index(database: str) -> str:
+    """Run the graph over a folder of which two files make their parser hang and crash."""
+    with tempfile.TemporaryDirectory(prefix="search_index.") as folder:
+        hostile.write_folder(folder)
+        return await index(folder, database, parser=hostile.parse, limit=1.0)
+
+
+async def index(root: str, database: str, **options: Any) -> str:
     """Run the graph, with progress on standard error, and return the text to print.
 
     Args:
         root: The folder to index.
         database: The file to write.
+        options: What else `pipeline.build` takes.
     """
     progress, stopwatch = Progress(), pipeline.Stopwatch()
-    flow = pipeline.build(root, database)
+    flow = pipeline.build(root, database, **options)
     try:
         result = await flow.run(observers=[pipeline.watch(progress), stopwatch])
     finally:
@@ -87,6 +99,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--db", metavar="FILE", help="keep the index there; an index that is there is replaced"
+    )
+    parser.add_argument(
+        "--hostile",
+        action="store_true",
+        help="index a made-up folder instead, whose files make their parser hang and crash",
     )
     return parser
 

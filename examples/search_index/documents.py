@@ -12,8 +12,10 @@ import re
 import stat
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+
+from examples.search_index.diary import Diary
 
 LEFT_OUT = frozenset({"site-packages", "__pycache__"})
 LARGEST = (
@@ -153,22 +155,36 @@ def share(files: tuple[SourceFile, ...], batch: int, batches: int) -> list[Sourc
     return mine
 
 
-def parse_batch(listing: Listing, batch: int, batches: int) -> ParsedBatch:
+Parser = Callable[[bytes], ast.Module]
+
+
+def parse_batch(
+    listing: Listing, batch: int, batches: int, diary: str, parser: Parser = ast.parse
+) -> ParsedBatch:
     """Parse one batch of the files; what is broken is listed beside what is not.
+
+    So is, in a later attempt, the file at which the worker of an earlier one was when it died.
 
     Args:
         listing: All files.
         batch: Which batch, from 0.
         batches: How many batches there are.
+        diary: Where it is noted which file is being parsed.
+        parser: Parses the content of a file.
     """
     documents: list[Document] = []
     broken: list[BrokenFile] = []
-    for file in share(listing.files, batch, batches):
-        found = parse_file(listing.root, file.path)
-        if isinstance(found, Document):
-            documents.append(found)
-        else:
-            broken.append(found)
+    with Diary(diary) as noted:
+        for file in share(listing.files, batch, batches):
+            if file.path in noted.blamed:
+                broken.append(BrokenFile(printable(file.path), "its parser hangs or crashes"))
+                continue
+            noted.begin(file.path)
+            found = parse_file(listing.root, file.path, parser)
+            if isinstance(found, Document):
+                documents.append(found)
+            else:
+                broken.append(found)
     return ParsedBatch(tuple(documents), tuple(broken))
 
 
@@ -178,15 +194,16 @@ def broken_files(listing: Listing, batches: Iterable[ParsedBatch]) -> list[Broke
     return sorted(broken, key=lambda file: file.path)
 
 
-def parse_file(root: str, path: str) -> Document | BrokenFile:
+def parse_file(root: str, path: str, parser: Parser = ast.parse) -> Document | BrokenFile:
     """Read and parse one file.
 
     Args:
         root: The folder.
         path: The file's path below it.
+        parser: Parses its content.
     """
     try:
-        tree = _parse(_read(os.path.join(root, path)))
+        tree = _parse(_read(os.path.join(root, path)), parser)
     # MemoryError and RecursionError are how the parser says "nested too deep"; ValueError, on
     # 3.11, "a null byte".
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -209,11 +226,11 @@ def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def _parse(source: bytes) -> ast.Module:
+def _parse(source: bytes, parser: Parser) -> ast.Module:
     with warnings.catch_warnings():
         # `"\d"` in somebody's file is no news for the user of the index.
         warnings.simplefilter("ignore")
-        return ast.parse(source)
+        return parser(source)
 
 
 def docstrings(tree: ast.Module) -> tuple[Docstring, ...]:

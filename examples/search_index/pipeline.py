@@ -9,6 +9,7 @@ and go to worker processes; `answer` waits for all queries at once on the loop; 
 functions and run in threads.
 """
 
+import ast
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -47,6 +48,8 @@ def build(
     *,
     batches: int | None = None,
     queries: Sequence[str] = QUERIES,
+    parser: documents.Parser = ast.parse,
+    limit: float = PARSE_LIMIT,
 ) -> QuantumPartitioner[Any, Any]:
     """Declare the job; its unit `report` gives the text to print.
 
@@ -55,6 +58,8 @@ def build(
         database: The file to write.
         batches: How many batches to cut the files into; `sensible_batches` by default.
         queries: What to ask the finished index.
+        parser: What parses the content of a file.
+        limit: Seconds that a batch may take to parse.
     """
     batches = batches or sensible_batches()
     flow: QuantumPartitioner[Any, Any] = QuantumPartitioner(name="search index")
@@ -65,10 +70,10 @@ def build(
         parse = flow.add_unit(
             documents.parse_batch,
             name=f"parse[{batch}]",
-            args=(listing, batch, batches),
+            args=(listing, batch, batches, f"{database}.parse{batch}", parser),
             mode="process",
-            timeout=PARSE_LIMIT,
-            retries=1,  # a worker that the system killed for its memory gets a second chance
+            timeout=limit,
+            retries=3,  # each leaves out a file that made the parser hang or crash
         )
         chunk = flow.add_unit(
             passages.chunk_batch, name=f"chunk[{batch}]", args=(parse,), mode="process", retries=1

@@ -291,7 +291,8 @@ def test_what_no_database_takes_is_replaced(folder: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="the file system wants UTF-8 names")
 def test_a_file_with_a_name_that_is_no_text_is_read(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"caf\xe9.py")).write_text('"""Bitter."""')
-    batch = documents.parse_batch(documents.list_files(str(tmp_path)), 0, 1)
+    listing = documents.list_files(str(tmp_path))
+    batch = documents.parse_batch(listing, 0, 1, str(tmp_path.parent / "diary"))
     assert batch.broken == ()
     assert batch.documents[0].path == "caf\ufffd.py"
 
@@ -299,7 +300,7 @@ def test_a_file_with_a_name_that_is_no_text_is_read(tmp_path: Path) -> None:
 def test_one_broken_file_does_not_cost_the_others(folder: Path) -> None:
     (folder / "bad.py").write_text("def")
     listing = documents.list_files(str(folder))
-    batch = documents.parse_batch(listing, 0, 1)
+    batch = documents.parse_batch(listing, 0, 1, str(folder.parent / "diary"))
     assert len(batch.documents) == 2
     assert [file.path for file in batch.broken] == ["bad.py"]
 
@@ -312,7 +313,7 @@ def test_broken_files_of_all_batches_come_sorted() -> None:
 
 def test_everything_that_travels_can_be_pickled(folder: Path) -> None:
     listing = documents.list_files(str(folder))
-    batch = documents.parse_batch(listing, 0, 1)
+    batch = documents.parse_batch(listing, 0, 1, str(folder.parent / "diary"))
     for thing in (listing, batch, passages.chunk_batch(batch)):
         assert pickle.loads(pickle.dumps(thing)) == thing
 
@@ -804,3 +805,14 @@ def test_an_interrupt_is_no_traceback(
     monkeypatch.setattr(command, "index", interrupted)
     assert command.main([str(folder)]) == 130
     assert capsys.readouterr() == ("", "Interrupted.\n")
+
+
+@pytest.mark.slow
+def test_files_that_make_their_parser_hang_and_crash_are_left_out_and_named() -> None:
+    done = job("--hostile")
+    assert done.returncode == 0, done.stderr
+    assert "40 documents of" in done.stdout
+    assert "2 broken and left out:" in done.stdout
+    for name in ("crashes.py", "hangs.py"):
+        assert f"{name}: its parser hangs or crashes" in done.stdout
+    assert "retries        2" in done.stdout
