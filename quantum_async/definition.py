@@ -82,6 +82,7 @@ class Definition(Generic[T, R]):
         cost: float | None = None,
         grace: float | None = None,
         max_result_bytes: int | None = None,
+        batch: bool = True,
     ) -> QuantumUnit[T, R]:
         """Declare a unit.
 
@@ -110,6 +111,8 @@ class Definition(Generic[T, R]):
                 default it is killed at once.
             max_result_bytes: The most bytes that its result may have on its way from a worker
                 process; a larger one is the unit's error.
+            batch: Whether it may be sent to a worker process together with others, if units are
+                shorter than the trip.
 
         Returns:
             The handle.
@@ -141,6 +144,7 @@ class Definition(Generic[T, R]):
             cost=cost,
             grace=grace,
             max_result_bytes=max_result_bytes,
+            batch=batch,
         )
 
     @overload

@@ -102,18 +102,23 @@ def launch(plan: ExecutionPlan, request: RunRequest) -> Engine:
     clock = time.perf_counter
     ledger = Ledger(plan, scheduler, run_id, time.time(), clock(), placement.places)
     ledger.give(scope.given)
+    view = View(
+        plan,
+        ledger.results,
+        input=request.input,
+        metrics=ledger.metrics,
+        environment=_environment(request, run_id),
+        run_id=run_id,
+    )
+    if PROCESS in executors and request.workers.batches and request.around is None:
+        lane = placement.places.index(PROCESS)
+        pool: Any = executors[PROCESS]
+        pool.send_ahead(plan, scheduler, view, lane, ledger.attempts)
     setup = Setup(
         plan=plan,
         scheduler=scheduler,
         ledger=ledger,
-        view=View(
-            plan,
-            ledger.results,
-            input=request.input,
-            metrics=ledger.metrics,
-            environment=_environment(request, run_id),
-            run_id=run_id,
-        ),
+        view=view,
         bus=Bus(request.observers, run_id, clock, complain),
         places=[_work(place, executors) for place in placement.places],
         clock=clock,

@@ -3,6 +3,7 @@
 import asyncio
 import functools
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
@@ -18,7 +19,15 @@ from quantum_async.engine.executors.limits import WorkerLimits
 from quantum_async.observe.hooks import hooks
 from quantum_async.observe.log import LogObserver
 from quantum_async.observe.stream import EventStream
-from quantum_async.request import Names, RunRequest, check_limits, checked_observers, or_else
+from quantum_async.request import (
+    Intervention,
+    Names,
+    RunRequest,
+    check_limits,
+    checked_interventions,
+    checked_observers,
+    or_else,
+)
 from quantum_async.result import RunResult
 from quantum_async.verdict import failed, first_error, out_of_time
 
@@ -41,6 +50,8 @@ class QuantumPartitioner(Definition[T, R]):
         max_memory: It does too when it holds more than so many bytes after a unit.
         max_result_bytes: The most bytes that the result of a unit may have on its way from a
             worker process; `add_unit` may say it for one.
+        batch: Whether units that are shorter than the trip to a worker process may be sent
+            several at a time.
         contextvars: Context variables (or ``"module:name"``) whose values travel to worker
             processes, where the module that has them can be imported.
 
@@ -78,6 +89,7 @@ class QuantumPartitioner(Definition[T, R]):
         max_uses: int | None = None,
         max_memory: int | None = None,
         max_result_bytes: int | None = None,
+        batch: bool = True,
         contextvars: Sequence["ContextVar[Any] | str"] = (),
     ) -> None:
         check_limits(max_workers, None)
@@ -89,7 +101,9 @@ class QuantumPartitioner(Definition[T, R]):
         self.failure_policy = parse(FailurePolicy, failure_policy, "failure_policy")
         self.observers: list[Observer] = checked_observers(observers)
         self.name = name or type(self).__name__
-        self._workers = WorkerLimits.checked(max_uses, max_memory, max_result_bytes, contextvars)
+        self._workers = WorkerLimits.checked(
+            max_uses, max_memory, max_result_bytes, batch, contextvars
+        )
 
     # -- running ----------------------------------------------------------------------------
 
@@ -109,6 +123,7 @@ class QuantumPartitioner(Definition[T, R]):
         keep: "Names | str | QuantumUnit[Any, Any]" = "all",
         observers: Iterable[Observer] = (),
         run_id: str | None = None,
+        faults: Intervention | None = None,
     ) -> RunResult:
         """Run the units; each starts the moment its last dependency has ended.
 
@@ -130,6 +145,7 @@ class QuantumPartitioner(Definition[T, R]):
                 ended.
             observers: Callables that take every event of this run.
             run_id: What the run is called; by default a random name.
+            faults: `quantum_async.testing.Faults` that units of this run meet.
 
         Returns:
             The result.
@@ -153,6 +169,7 @@ class QuantumPartitioner(Definition[T, R]):
             keep=keep,
             observers=observers,
             run_id=run_id,
+            faults=faults,
         )
         return await self._run(request)
 
@@ -191,6 +208,7 @@ class QuantumPartitioner(Definition[T, R]):
         keep: Any = "all",
         observers: Iterable[Observer] = (),
         run_id: str | None = None,
+        faults: Intervention | None = None,
     ) -> RunRequest:
         check_limits(max_workers, timeout)
         listeners: list[Observer] = [*self.observers, *checked_observers(observers)]
@@ -217,6 +235,7 @@ class QuantumPartitioner(Definition[T, R]):
             partitioner=self.name,
             around=self._around(),
             workers=self._workers,
+            interventions=checked_interventions(faults),
         )
 
     def _around(self) -> Callable[[Unit], Around | None] | None:
@@ -235,8 +254,11 @@ class QuantumPartitioner(Definition[T, R]):
             ) from None
         from quantum_async.launch import launch
 
-        engine = launch(self.build_execution_plan(), request)
-        result = RunResult(engine.ledger)
+        plan = self.build_execution_plan()
+        for intervention in request.interventions:
+            request = intervention.amend(self, plan, request)
+        engine = launch(plan, request)
+        result = RunResult(engine.ledger, engine.pauses)
         try:
             await engine.run()
         finally:
@@ -261,12 +283,30 @@ class QuantumPartitioner(Definition[T, R]):
             PlanError: If that is no whole number from 1 up.
             WorkerCrashedError: If none can be started.
         """
-        from quantum_async.engine.executors.process import warm
+        from quantum_async.engine.executors.crew import warm
         from quantum_async.tuning import usable_cpus
 
         check_limits(workers, None)
         cpus = usable_cpus()
         await warm(workers or min(cpus, self.max_workers or cpus))
+
+    def override(self, doubles: Mapping[Any, Any]) -> AbstractContextManager[Any]:
+        """Have doubles take the place of units, in the runs that start inside the ``with`` block.
+
+        For tests of code that calls `run` by itself. Only this task and those that it starts see
+        the doubles. Blocks can be nested; the inner one decides. A double goes before what
+        ``run(overrides=…)`` says of the same unit.
+
+        Args:
+            doubles: By unit, a function that is called in place of the unit's own, or else the
+                unit's result. For a result that can be called, `quantum_async.testing.value`.
+
+        Raises:
+            PlanError: If there is no such unit, or a function cannot take the unit's arguments.
+        """
+        from quantum_async.testing.doubles import Override
+
+        return Override(self, doubles)
 
     # -- the seed's blocking forms --------------------------------------------------------------
 

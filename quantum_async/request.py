@@ -1,17 +1,20 @@
 """What a call of `run` asks for."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from quantum_async.core.binding import Handle
-from quantum_async.core.context import Around
 from quantum_async.core.errors import PlanError
-from quantum_async.core.plan import Unit
+from quantum_async.core.plan import ExecutionPlan, Unit
 from quantum_async.core.states import ExecutionMode, FailurePolicy, Strategy
 from quantum_async.core.unit import check_number, check_workers, is_coroutine_function
 from quantum_async.engine.bus import Observer
 from quantum_async.engine.executors.limits import WorkerLimits
+
+if TYPE_CHECKING:
+    from quantum_async.engine.attempt import Layer  # at run time only the engine needs it
 
 Names = Iterable["str | Handle"]
 
@@ -34,8 +37,46 @@ class RunRequest:
     observers: Sequence[Observer]
     run_id: str | None
     partitioner: str
-    around: Callable[[Unit], Around | None] | None
+    around: "Callable[[Unit], Layer | None] | None"
     workers: WorkerLimits
+    interventions: "tuple[Intervention, ...]" = ()
+
+
+class Intervention(Protocol):
+    """What changes runs from outside: the doubles and faults of `quantum_async.testing`."""
+
+    @property
+    def outermost(self) -> bool:
+        """Whether it goes around all others."""
+        ...
+
+    def amend(self, flow: object, plan: ExecutionPlan, request: RunRequest) -> RunRequest:
+        """Return the request of a run as it shall be; called in the task that awaits the run.
+
+        Raises:
+            PlanError: If it names a unit that there is not.
+        """
+        ...
+
+
+# Those whose ``with`` block this is. Runs that start in it, in this task and its children, obey.
+interventions: ContextVar[tuple[Intervention, ...]] = ContextVar(
+    "quantum_async_interventions", default=()
+)
+
+
+def checked_interventions(faults: Any) -> tuple[Intervention, ...]:
+    """Return all that applies to a run that is asked for here: `faults`, and the blocks around.
+
+    Raises:
+        PlanError: If `faults` cannot be meant.
+    """
+    active = interventions.get()
+    if faults is not None:
+        if not callable(getattr(faults, "amend", None)):
+            raise PlanError(f"faults must be quantum_async.testing.Faults, not {faults!r}")
+        active += (faults,)
+    return tuple(sorted(active, key=lambda one: one.outermost)) if active else ()
 
 
 def check_limits(max_workers: Any, timeout: Any) -> None:

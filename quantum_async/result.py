@@ -1,7 +1,8 @@
 """What a run gives back: results, records, metrics, and an account of where the time went."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, TypeVar, overload
 
 from quantum_async.core.binding import Handle
@@ -26,10 +27,15 @@ class RunResult(Mapping[str, Any]):
 
     Args:
         ledger: What happened.
+        pauses: For each unit that was tried again when an attempt ended, when the next began, and
+            so on.
     """
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(
+        self, ledger: Ledger, pauses: Mapping[int, Sequence[float]] = MappingProxyType({})
+    ) -> None:
         self._ledger = ledger
+        self._pauses = pauses
 
     # -- results ----------------------------------------------------------------------------
 
@@ -107,6 +113,29 @@ class RunResult(Mapping[str, Any]):
         """Exception of every unit that failed or timed out, in plan order."""
         ledger, names = self._ledger, self.plan.names
         return {names[unit]: ledger.errors[unit] for unit in ledger.failed}
+
+    @property
+    def roots(self) -> dict[str, str]:
+        """The failed unit that is to blame, for every skipped unit, in plan order."""
+        roots, names = self._ledger.roots, self.plan.names
+        return {names[unit]: names[roots[unit]] for unit in self.plan.order if unit in roots}
+
+    def spans(self, unit: str | Handle) -> list[tuple[float, float]]:
+        """Return from when to when each attempt of a unit ran, in seconds since the run began.
+
+        Raises:
+            KeyError: If there is no such unit in the run.
+        """
+        number = self.plan.index[self.units[unit].name]  # type: ignore[index]
+        ledger = self._ledger
+        if not ledger.attempts[number]:
+            return []
+        moments = [ledger.starts[number], *self._pauses.get(number, ())]
+        if len(moments) % 2:
+            # Not if it ended while it waited for another attempt.
+            moments.append(ledger.ends[number] or ledger.ended)
+        moments = [moment - ledger.began for moment in moments]
+        return list(zip(moments[::2], moments[1::2], strict=True))
 
     @property
     def ok(self) -> bool:

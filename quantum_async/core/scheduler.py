@@ -91,9 +91,9 @@ class Scheduler:
     """
 
     __slots__ = (
-        "_doomed", "_fifo", "_heaps", "_many_lanes", "_ranks", "_sorted", "_units", "edges_down",
-        "just_ready", "lane_used", "lanes", "max_running", "phase", "slots", "unfinished", "used",
-        "waiting",
+        "_doomed", "_fifo", "_followers", "_heaps", "_many_lanes", "_next", "_ranks", "_sorted",
+        "_units", "edges_down", "just_ready", "lane_used", "lanes", "max_running", "phase",
+        "slots", "unfinished", "used", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -125,6 +125,8 @@ class Scheduler:
         self._sorted: list[list[int]] = [[] for _ in self.slots]
         self._heaps: list[list[int]] = [[] for _ in self.slots]
         self._doomed: deque[tuple[int, int]] = deque()
+        self._followers: dict[int, int] = {}  # who gets whose slot
+        self._next: deque[int] = deque()  # those whose turn has come
         self.just_ready: list[int] | None = None  # a list while somebody wants to hear of it
         self._settle_before_start(given, outside)
         if ranking is None or given or outside:
@@ -164,6 +166,8 @@ class Scheduler:
     def next_start(self) -> int:
         """Return the best ready unit that has a slot, and take the slot; `NOBODY` if none has."""
         phase, units = self.phase, self._units
+        if self._next and (unit := self._next_follower()) != NOBODY:
+            return unit
         while self.used < self.max_running:
             lane = self._best_lane() if self._many_lanes else 0
             if lane == NOBODY or self.lane_used[lane] >= self.slots[lane]:
@@ -181,6 +185,52 @@ class Scheduler:
                 self.lane_used[lane] += 1
                 return unit
         return NOBODY
+
+    def reserve(self, lane: int) -> int:
+        """Take the best ready unit of a lane out of its queue, to `follow` another, or `NOBODY`."""
+        batch, heap = self._sorted[lane], self._heaps[lane]
+        while batch or heap:
+            from_batch = batch and not (heap and heap[0] < batch[-1])
+            unit = self._units[batch.pop() if from_batch else heappop(heap)]
+            if self.phase[unit] == READY:
+                return unit
+        return NOBODY
+
+    def follow(self, before: int, unit: int) -> None:
+        """Have a unit of the same lane get the slot of a running one, when that gives it back.
+
+        Args:
+            before: The unit that runs, or that follows another itself.
+            unit: One that was reserved, or that waits for `before` alone.
+        """
+        self._followers[before] = unit
+
+    def has_follower(self, unit: int) -> bool:
+        """Return whether a unit's slot is promised."""
+        return unit in self._followers
+
+    def ready_in(self, lane: int) -> int:
+        """Return how many units are queued in a lane, at most."""
+        return len(self._sorted[lane]) + len(self._heaps[lane])
+
+    def _next_follower(self) -> int:
+        while self._next:
+            unit = self._next.popleft()
+            if self.phase[unit] != READY:
+                continue
+            lane = self.lanes[unit]
+            if self.used < self.max_running and self.lane_used[lane] < self.slots[lane]:
+                self.phase[unit] = RUNNING
+                self.used += 1
+                self.lane_used[lane] += 1
+                return unit
+            self._enqueue(unit)  # there are fewer slots than there were
+        return NOBODY
+
+    def _give_to_follower(self, unit: int) -> None:
+        follower = self._followers.pop(unit, NOBODY)
+        if follower != NOBODY and self.phase[follower] == READY:
+            self._next.append(follower)
 
     def _best_lane(self) -> int:
         """Return the lane with a free slot whose queue has the best unit; `NOBODY` if none has."""
@@ -222,6 +272,8 @@ class Scheduler:
             left = waiting[dependent] = waiting[dependent] - 1
             if not left and phase[dependent] == WAITING:
                 self._enqueue(dependent)
+        if self._followers:
+            self._give_to_follower(unit)
 
     def fail(self, unit: int, phase: int = FAILED, *, keeps_slot: bool = False) -> None:
         """A running unit ended without a result: what depends on it will be skipped.
@@ -295,6 +347,8 @@ class Scheduler:
         self.unfinished -= 1
         if not keeps_slot:
             self.free_slot(self.lanes[unit])
+        if self._followers:
+            self._give_to_follower(unit)
 
     def _doom_dependents(self, unit: int, root: int) -> None:
         self._doomed.extend((dependent, root) for dependent in self.edges_down[unit])

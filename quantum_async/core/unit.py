@@ -52,6 +52,7 @@ class UnitOptions:
     cost: float | None = None
     grace: float = 0.0
     max_result_bytes: int | None = None
+    batch: bool = True
     binding: Binding = CONTEXT
     # No limit, fallback or retry and `fn(ctx)`: the driver has a shorter way for such units.
     plain: bool = field(init=False)
@@ -282,6 +283,7 @@ def make_options(
     cost: float | None = None,
     grace: float | None = None,
     max_result_bytes: int | None = None,
+    batch: bool = True,
     metadata: Mapping[str, Any] | None = None,
     binding: Binding = CONTEXT,
 ) -> UnitOptions:
@@ -300,6 +302,7 @@ def make_options(
         and cost is None
         and grace is None
         and max_result_bytes is None
+        and batch is True
         and (type(retries), retries) == (int, 0)
         and (type(priority), priority) == (int, 0)
         and fallback is NO_FALLBACK
@@ -310,6 +313,8 @@ def make_options(
         check_number(unit, "cost", cost)
         check_number(unit, "grace", grace)
         check_count("max_result_bytes", max_result_bytes, unit)
+        if not isinstance(batch, bool):
+            raise PlanError(f"unit {unit!r}: batch must be True or False, not {batch!r}")
         check_number(unit, "priority", 0 if priority is None else priority, least=-math.inf)
         if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
             raise PlanError(
@@ -326,6 +331,7 @@ def make_options(
             cost=cost,
             grace=grace or 0.0,
             max_result_bytes=max_result_bytes,
+            batch=batch,
             binding=binding,
         )
     return DEFAULT_OPTIONS

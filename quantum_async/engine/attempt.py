@@ -15,7 +15,7 @@ and failed.
 import asyncio
 import inspect
 import math
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -24,7 +24,7 @@ from typing import Any, Protocol
 from anyio import CancelScope, current_time
 
 from quantum_async.core.binding import Binding
-from quantum_async.core.context import Around, ExecutionContext
+from quantum_async.core.context import ExecutionContext
 from quantum_async.engine.executors.base import Job
 
 _OURS = ("quantum_async.", "anyio.", "asyncio.", "concurrent.futures")
@@ -84,6 +84,19 @@ class Reports(Protocol):
 
 
 Work = Callable[[Job], Coroutine[Any, Any, Any]]
+Change = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+class Compute(Protocol):
+    """Does the work of an attempt, for what is wrapped around it."""
+
+    def __call__(self, change: Change | None = None, /) -> Awaitable[Any]:
+        """Do it; with `change`, call what that makes of the unit's function."""
+        ...
+
+
+# What may be wrapped around an attempt: a `core.context.Around`, or one that uses `change`.
+Layer = Callable[[ExecutionContext[Any], Compute], Awaitable[Any]]
 
 
 async def attempt_plain(
@@ -166,8 +179,8 @@ def _cut_short(
         engine.attempt_canceled(unit, job, clean_up)
 
 
-def _restart(scope: CancelScope, seconds: float) -> None:
-    scope.deadline = current_time() + seconds
+def _restart(scope: CancelScope, seconds: float, spent: float = 0.0) -> None:
+    scope.deadline = current_time() + seconds - spent
 
 
 def _sort_out(engine: Reports, unit: int, job: Job | None, error: BaseException) -> None:
@@ -207,7 +220,7 @@ def bound(
     place: Work,
     binding: Binding,
     ctx: ExecutionContext[Any],
-    around: Around | None,
+    around: Layer | None,
     ran_on: dict[int, str],
     unit: int,
 ) -> Work:
@@ -223,15 +236,29 @@ def bound(
         unit: Its number.
     """
 
-    async def work(job: Job) -> Any:
+    async def work(job: Job, change: Change | None = None) -> Any:
         # Bound inside the attempt: an error in it is the unit's own.
         job.args, job.kwargs = binding.bind(ctx)
-        ran_on.pop(unit, None)
+        if change is not None:
+            job.function = change(job.function)
         return await place(job)
 
     async def wrapped(job: Job) -> Any:
-        ran_on[unit] = "cache"
-        return await around(ctx, partial(work, job))  # type: ignore[misc]
+        began, restart, worked = current_time(), job.restart_clock, False
+
+        def compute(change: Change | None = None, /) -> Awaitable[Any]:
+            nonlocal worked
+            worked = True
+            ran_on.pop(unit, None)
+            # A worker's start does not count against a time limit; what was before it does.
+            slowed: Callable[..., None] = restart
+            job.restart_clock = partial(slowed, current_time() - began)
+            return work(job, change)
+
+        value = await around(ctx, compute)  # type: ignore[misc]
+        if not worked:
+            ran_on[unit] = "cache"
+        return value
 
     return work if around is None else wrapped
 

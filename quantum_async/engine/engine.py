@@ -67,7 +67,7 @@ class Engine:
         "_ends_at", "_first_starts", "_handles", "_interrupted", "_lanes", "_ledger", "_loop",
         "_names", "_outcomes", "_prefix", "_pump_due", "_pumping", "_scheduler", "_scopes",
         "_setup", "_short", "_tasks", "_tells_start", "_timers", "_view", "_waiter",
-        "_waits_for_threads", "ledger", "stopping", "timed_out",
+        "_waits_for_threads", "ledger", "pauses", "stopping", "timed_out",
     )  # fmt: skip
 
     def __init__(self, setup: Setup) -> None:
@@ -89,10 +89,9 @@ class Engine:
         self._pumping = self._pump_due = False
         self._waiter: asyncio.Future[None] | None = None
         self._done = False
-        self.stopping = False
-        self.timed_out = False
-        self._broken = False
-        self._waits_for_threads = False
+        # For each unit that was tried again: when an attempt ended, when the next began, and so on.
+        self.pauses: dict[int, list[float]] = {}
+        self.stopping = self.timed_out = self._broken = self._waits_for_threads = False
         self._interrupted: BaseException | None = None
         self._ends_at = math.inf
         self._outcomes = Outcomes(setup, self)
@@ -100,8 +99,7 @@ class Engine:
         self._view, self._bind = setup.view, setup.bind
         self._lanes = setup.scheduler.lanes
         self._prefix = f"{setup.ledger.run_id}/"
-        short_ways = [on_loop] if setup.around is None else []
-        self._short = [place in short_ways for place in setup.places]
+        self._short = [place is on_loop and setup.around is None for place in setup.places]
         self._tells_start = UnitStarted in self._bus
         if UnitReady in self._bus:
             self._scheduler.just_ready = self._scheduler.in_phase(READY)
@@ -318,8 +316,10 @@ class Engine:
         ledger.attempts[unit] = attempt = ledger.attempts[unit] + 1
         if attempt == 1:
             ledger.starts[unit] = now
-        elif unit in self._timers:
-            self._timers.pop(unit).cancel()
+        else:
+            self.pauses[unit].append(now)
+            if unit in self._timers:
+                self._timers.pop(unit).cancel()
         handle, lane = self._handles[unit], self._lanes[unit]
         if self._tells_start:
             if self._scheduler.just_ready:
@@ -336,10 +336,8 @@ class Engine:
     def _full_attempt(
         self, unit: int, ctx: ExecutionContext[Any], place: Work
     ) -> Coroutine[Any, Any, None]:
-        handle, now = self._handles[unit], self._loop.time()
-        options, ledger = handle.options, self._ledger
-        job = Job(handle.id, ctx.attempt, handle.function, ctx)
-        job.grace, job.max_result_bytes = options.grace, options.max_result_bytes
+        handle, ledger, now = self._handles[unit], self._ledger, self._loop.time()
+        job, options = Job.of(handle, ctx), handle.options
         job.returned = partial(self._thread_returned, self._lanes[unit])
         job.measured = partial(ledger.usage.__setitem__, unit)
         around = None if self._setup.around is None else self._setup.around(handle)
@@ -394,6 +392,7 @@ class Engine:
 
     def wake_later(self, unit: int, seconds: float) -> None:
         """Make the unit ready again after its back-off."""
+        self.pauses.setdefault(unit, []).append(self._clock())
         self._timers[unit] = self._loop.call_later(seconds, self._wake, unit)
 
     def _wake(self, unit: int) -> None:

@@ -4,12 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from quantum_async.core.context import Around
 from quantum_async.core.plan import ExecutionPlan
 from quantum_async.core.scheduler import Scheduler
 from quantum_async.core.states import FailurePolicy
 from quantum_async.core.unit import QuantumUnit
-from quantum_async.engine.attempt import Work
+from quantum_async.engine.attempt import Layer, Work
 from quantum_async.engine.bus import Bus, Complain
 from quantum_async.engine.ledger import Ledger
 from quantum_async.engine.view import View
@@ -67,6 +66,6 @@ class Setup:
     complain: Complain
     timeout: float | None = None
     keep: frozenset[int] | None = None
-    around: Callable[[QuantumUnit[Any, Any]], Around | None] | None = None
+    around: Callable[[QuantumUnit[Any, Any]], Layer | None] | None = None
     bind: Callable[[str, int], object] | None = None
     companions: Sequence[Companion] = ()

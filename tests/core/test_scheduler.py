@@ -363,3 +363,88 @@ class SchedulerMachine(RuleBasedStateMachine):
 
 SchedulerMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=40)
 TestSchedulerMachine = SchedulerMachine.TestCase
+
+
+# -- slots that are promised ----------------------------------------------------------------------
+
+
+def flat(count, slots):
+    edges = [[] for _ in range(count)]
+    return Scheduler(Plan(edges), ranking_of(range(count), edges), slots=(slots,))
+
+
+def test_a_follower_gets_the_slot_of_the_one_before_it_and_before_all_others():
+    scheduler = flat(5, 1)
+    assert scheduler.next_start() == 0
+    assert [scheduler.reserve(0), scheduler.reserve(0)] == [1, 2]
+    scheduler.follow(0, 2)
+    scheduler.follow(2, 1)
+    assert scheduler.has_follower(0)
+    assert scheduler.ready_in(0) == 2
+    scheduler.complete(0)
+    started = []
+    while (unit := scheduler.next_start()) != NOBODY:
+        started.append(unit)
+        scheduler.check_invariants()
+        scheduler.complete(unit)
+    assert started == [2, 1, 3, 4]
+    assert scheduler.finished
+
+
+@pytest.mark.parametrize("end", ["fail", "retry"])
+def test_a_follower_gets_the_slot_however_the_one_before_it_ends(end):
+    scheduler = flat(3, 1)
+    assert scheduler.next_start() == 0
+    scheduler.follow(0, scheduler.reserve(0))
+    getattr(scheduler, end)(0)
+    assert scheduler.next_start() == 1
+
+
+def test_nothing_is_reserved_twice_or_out_of_an_empty_queue():
+    scheduler = flat(2, None)
+    assert [scheduler.reserve(0) for _ in range(3)] == [0, 1, NOBODY]
+
+
+def test_what_ended_while_it_was_queued_is_not_reserved():
+    scheduler = flat(3, 1)
+    scheduler.give_up(0)
+    assert scheduler.reserve(0) == 1
+
+
+def test_a_follower_that_was_cancelled_meanwhile_does_not_start():
+    scheduler = flat(3, 1)
+    scheduler.next_start()
+    scheduler.follow(0, scheduler.reserve(0))
+    scheduler.complete(0)
+    scheduler.cancel_waiting()
+    assert scheduler.next_start() == NOBODY
+    assert scheduler.finished
+
+
+def test_a_follower_waits_in_the_queue_if_there_are_fewer_slots_than_there_were():
+    scheduler = flat(3, 2)
+    scheduler.next_start()
+    scheduler.next_start()
+    scheduler.follow(0, scheduler.reserve(0))
+    scheduler.resize(1)
+    scheduler.complete(0)
+    assert scheduler.next_start() == NOBODY
+    scheduler.complete(1)
+    assert scheduler.next_start() == 2
+
+
+def test_a_link_of_a_chain_that_will_not_be_ready_is_not_promised_anything():
+    scheduler = Plan([[], [0], []]).in_order()
+    scheduler.next_start()
+    scheduler.follow(0, 1)
+    scheduler.fail(0)
+    assert scheduler.next_skip() == (1, 0)
+    assert scheduler.next_start() == 2
+
+
+def test_a_link_that_was_started_is_passed_over_in_the_queue():
+    scheduler = Plan([[], [0], []]).in_order()
+    scheduler.next_start()
+    scheduler.follow(0, 1)
+    scheduler.complete(0)
+    assert [scheduler.next_start() for _ in range(3)] == [1, 2, NOBODY]

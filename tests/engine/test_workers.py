@@ -61,7 +61,7 @@ async def tidy_async(ctx):
 async def test_a_unit_with_a_grace_may_clean_up_before_its_worker_is_gone(
     flow, unit, grace, tmp_path
 ):
-    flow.add_unit(unit, name="unit", mode="process", timeout=0.3, grace=grace)
+    flow.add_unit(unit, name="unit", mode="process", timeout=1.5, grace=grace)
     result = await flow.run({"folder": str(tmp_path)})
     assert result.states["unit"] is TIMEOUT
     assert result.units["unit"].duration < 5
@@ -78,7 +78,7 @@ def deaf(ctx):
 
 @pytest.mark.slow
 async def test_a_grace_is_not_longer_than_it_says(flow, tmp_path):
-    flow.add_unit(deaf, name="unit", timeout=0.2, grace=0.2)
+    flow.add_unit(deaf, name="unit", timeout=1.5, grace=0.2)
     began = time.monotonic()
     result = await flow.run({"folder": str(tmp_path)})
     assert result.states["unit"] is TIMEOUT

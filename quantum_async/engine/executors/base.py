@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from quantum_async.core.context import ExecutionContext
+from quantum_async.core.plan import Unit
 from quantum_async.core.record import Usage
 
 
@@ -32,6 +33,7 @@ class Job:
         grace: Seconds it has to clean up when it is stopped, before it is killed.
         max_result_bytes: The most bytes of its result, where that travels; None if the unit does
             not say it.
+        batch: Whether it may be sent along with others.
     """
 
     unit: str
@@ -46,6 +48,16 @@ class Job:
     late: bool = False
     grace: float = 0.0
     max_result_bytes: int | None = None
+    batch: bool = True
+
+    @classmethod
+    def of(cls, unit: Unit, context: ExecutionContext[Any]) -> "Job":
+        """Return the job of a unit's attempt, without its arguments."""
+        options = unit.options
+        job = cls(unit.id, context.attempt, unit.function, context)
+        job.grace, job.batch = options.grace, options.batch
+        job.max_result_bytes = options.max_result_bytes
+        return job
 
     def __call__(self) -> Any:
         """Call the function."""

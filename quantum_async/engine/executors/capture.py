@@ -28,6 +28,8 @@ from contextlib import suppress
 from types import NoneType
 from typing import Any, NamedTuple
 
+from quantum_async.engine.executors.allowance import Allowance
+
 MAGIC = b"\xa9Q"
 HEADER = struct.Struct("=2sBBIQH")  # magic, kind, part, process id, call, bytes that follow
 MOST = 4096 - HEADER.size
@@ -67,37 +69,6 @@ class WorkerRecord(NamedTuple):
     created: float = 0.0
     place: tuple[str, int, str] = ("", 0, "")
     pid: int = 0
-
-
-class Allowance:
-    """How much output of a call is taken: a megabyte at once, then 64 KiB a second.
-
-    So a flood is cut off, and a unit that prints for hours is not.
-    """
-
-    def __init__(self) -> None:
-        self._left = 1024.0 * 1024
-        self._since = time.monotonic()
-        self.dropped = 0
-
-    def take(self, size: int, lines: int) -> bool:
-        """Return whether `size` bytes may pass; count them as dropped if not."""
-        now = time.monotonic()
-        rate = 64 * 1024
-        self._left = min(1024 * 1024, self._left + rate * (now - self._since))
-        self._since = now
-        cost = size + 32 * lines  # a line is work, however short
-        # After a flood once a second, not a line here and there.
-        if self._left < (max(rate, cost) if self.dropped else cost):
-            self.dropped += size
-            return False
-        self._left -= cost
-        return True
-
-    def owed(self) -> int:
-        """Return how many bytes were dropped since this was last asked."""
-        dropped, self.dropped = self.dropped, 0
-        return dropped
 
 
 class _Line:
@@ -172,10 +143,12 @@ class _Line:
 
     def wait_until_read(self, seconds: float) -> None:
         """Wait until the pool reads descriptors 1 and 2."""
-        until = time.monotonic() + seconds
         # The pool is another process, and sets a number in shared memory: nothing to block on.
-        while not self._is_read() and time.monotonic() < until:
-            time.sleep(0.001)
+        _poll(self._is_read, seconds)
+
+    def wait_until_taken(self) -> None:
+        """Wait until descriptors 1 and 2 were read, or it takes too long."""
+        _poll(lambda: not (self._open and self._watch.poll(0)), _PATIENCE_MS / 1000)
 
     def _is_read(self) -> bool:
         return bool(NUMBER.unpack_from(self._page, READ)[0])
@@ -317,6 +290,12 @@ def install(path: str, settings: str = "") -> None:
     _line.wait_until_read(0.2)
 
 
+def settle() -> None:
+    """Wait until the pool has read descriptors 1 and 2, where the next call is here already."""
+    if _line is not None:
+        _line.wait_until_taken()
+
+
 def begin(number: int, settings: str = "") -> None:
     """Send what is written from now on as that of a call.
 
@@ -420,6 +399,12 @@ def high(descriptor: int) -> int:
         os.close(descriptor)
         return moved
     return descriptor
+
+
+def _poll(condition: Callable[[], bool], seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.0005)
 
 
 def _plain(value: object) -> object:

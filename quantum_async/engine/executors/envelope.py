@@ -36,12 +36,14 @@ class Answer(NamedTuple):
             result could not be pickled).
         content: The pickled result, or what `_described` says of the exception.
         told: The pickled metrics and emitted values, if there are any.
+        seconds: How long it took.
         usage: What it cost.
     """
 
     how: str
     content: bytes
     told: bytes
+    seconds: float
     usage: Usage
 
 
@@ -52,9 +54,10 @@ def answer(load: Callable[[], Call], dump: Callable[[Any], bytes]) -> Answer:
         load: Unpickles the call.
         dump: Pickles its result.
     """
-    began = time.process_time()
+    began, cpu_before = time.perf_counter(), time.process_time()
     how, content, told = _outcome(load, dump)
-    return Answer(how, content, told, Usage(os.getpid(), time.process_time() - began, _peak()))
+    usage = Usage(os.getpid(), time.process_time() - cpu_before, _peak())
+    return Answer(how, content, told, time.perf_counter() - began, usage)
 
 
 def _outcome(load: Callable[[], Call], dump: Callable[[Any], bytes]) -> tuple[str, bytes, bytes]:

@@ -212,13 +212,11 @@ class Outlet:
 
     def is_finished(self, number: int, pid: int) -> bool:
         """Return whether all was delivered that a call wrote, and no more is expected of it."""
-        call = self._calls.get(number)
-        if call is None:
-            return True
-        worker = self._worker_of(number, pid)
-        if not worker:
-            return False
-        call.owed = worker.read(capture.OWED)
+        call, worker = self._calls.get(number), self._workers.get(pid)
+        if call is None or worker is None:
+            return call is None
+        if worker.read(capture.CALL) == number:  # else it has gone on to the next already
+            call.owed = worker.read(capture.OWED)
         idle = not self._pending and not self._agenda and self._at == len(self._buffer)
         if idle and worker.is_quiet() and call.is_silent():
             del self._calls[number]

@@ -1,45 +1,41 @@
 """CPU-bound units in worker processes, through `anyio.to_process`. This is the pool's side.
 
-anyio starts the workers and ends them with the loop. What it does not do is done here, in `session`
-and in `worker`:
+anyio starts the workers and ends them with the loop. What it does not do is done here, in `crew`,
+which has the workers, in `session`, which is one of them, and in `worker`, which is its side:
 
 * One worker runs one call at a time. To stop a call, its worker is killed, with its children; a
   unit that has a grace is asked first.
 * Each answer carries its call's number. Anything else kills the worker and is an error.
 * A worker that dies is a `WorkerCrashedError` with its exit code or signal. A call that had not
   begun is sent again, silently.
-* Workers are started before they are needed, in tasks of the pool's own, outside any unit's time
-  limit, and never cancelled while they start.
-
-One pool serves all runs of an event loop, and ends with it. While no run needs them, the workers
-are idle ones of anyio's.
+* Short units travel several at a time; `ahead` chooses which.
 """
 
 import asyncio
-from collections import Counter, deque
-from collections.abc import AsyncGenerator, Callable, Coroutine
+import time
+from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import count
-from typing import Any, ClassVar, NamedTuple, TypeVar
-from weakref import WeakKeyDictionary
-
-from anyio import CancelScope, CapacityLimiter, to_thread
+from typing import Any, NamedTuple
 
 from quantum_async.core.errors import WorkerCrashedError
+from quantum_async.core.plan import ExecutionPlan
+from quantum_async.core.scheduler import Scheduler
+from quantum_async.engine.executors import worker
+from quantum_async.engine.executors.ahead import Ahead, Parcel
 from quantum_async.engine.executors.base import Job
 from quantum_async.engine.executors.carry import Carrier
+from quantum_async.engine.executors.crew import TRIES, Crew, NoWorkerError, finished
 from quantum_async.engine.executors.envelope import RETURNED, Answer, opened
 from quantum_async.engine.executors.limits import WorkerLimits
-from quantum_async.engine.executors.outlet import Outlet, WorkerRecord
+from quantum_async.engine.executors.outlet import WorkerRecord
 from quantum_async.engine.executors.packing import looks_big, packed
 from quantum_async.engine.executors.session import Crash, Session
 from quantum_async.engine.executors.shares import Shares, quickly_packed
-from quantum_async.engine.executors.transport import SPILL, inline, is_spilled, load
+from quantum_async.engine.executors.transport import is_spilled, load
 from quantum_async.engine.loops import new_task
+from quantum_async.engine.view import View
 
-T = TypeVar("T")
-
-_TRIES = 5  # to start a worker, and of a call whose worker died before it began
+Key = tuple[str, int]  # a unit's name, and which attempt
 
 
 class Listener(NamedTuple):
@@ -70,243 +66,22 @@ class Terms(NamedTuple):
     shares: Shares
 
 
-class WorkerPool:
-    """The worker processes of one event loop."""
+class _Sent(NamedTuple):
+    """A call that was sent, perhaps along with another and before its unit's turn.
 
-    _pools: ClassVar["WeakKeyDictionary[asyncio.AbstractEventLoop, WorkerPool]"] = (
-        WeakKeyDictionary()
-    )
+    Attributes:
+        session: Where it runs.
+        number: The call's number.
+        waiting: What becomes its answer.
+        began: When it was sent, by `time.perf_counter`; 0 if others were before it.
+        links: The calls behind it that need its result.
+    """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._outlet = Outlet.open(loop)
-        self._numbers = count(1)
-        self._threads = CapacityLimiter(1_000)  # each call needs at most one
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._sessions: dict[Session, asyncio.Task[None]] = {}
-        self._idle: list[Session] = []
-        self._waiting: deque[asyncio.Future[Session]] = deque()
-        self._wanted: Counter[int] = Counter()  # how many runs want how many workers
-        self._failures = 0  # to start a worker, one after the other
-        self.start_error: BaseException | None = None
-        self._warm: set[asyncio.Future[None]] = set()
-        self._closer: AsyncGenerator[None, None] | None = None
-
-    @classmethod
-    async def of_running_loop(cls) -> "WorkerPool":
-        """Return the pool of the running event loop; make it if there is none."""
-        loop = asyncio.get_running_loop()
-        pool = cls._pools.get(loop)
-        if pool is None:
-            pool = cls._pools[loop] = cls(loop)
-            # Event loops finalise asynchronous generators when they shut down: the one hook
-            # for "when the loop ends" that needs no task.
-            pool._closer = pool._until_loop_ends(loop)
-            await anext(pool._closer)
-        return pool
-
-    async def _until_loop_ends(self, loop: asyncio.AbstractEventLoop) -> AsyncGenerator[None, None]:
-        try:
-            yield
-        finally:
-            self._pools.pop(loop, None)
-            self._outlet.close()
-
-    # -- workers ----------------------------------------------------------------------------
-
-    def enter(self, workers: int) -> None:
-        """Have so many workers from now on; they start beside what else happens."""
-        self._wanted[workers] += 1
-        self._failures = 0
-        self._replenish()
-
-    async def leave(self, workers: int) -> None:
-        """Want them no more. Return when no worker is half started, or half ended."""
-        self._wanted -= Counter([workers])
-        if self._wanted:
-            return
-        idle, self._idle = self._idle, []
-        for session in idle:
-            session.leave()
-        # Those that still start leave when they are ready.
-        while self._sessions and not self._wanted:
-            await asyncio.wait(self._sessions.values(), return_when=asyncio.FIRST_COMPLETED)
-
-    async def warm(self) -> None:
-        """Wait until as many workers are ready as are wanted, or none can be started."""
-        while len(self._sessions) and not all(one.pid for one in self._sessions):
-            ready = asyncio.get_running_loop().create_future()
-            self._warm.add(ready)
-            await ready
-
-    def _replenish(self) -> None:
-        while len(self._sessions) < max(self._wanted, default=0) and self._failures < _TRIES:
-            self._open()
-
-    def _open(self) -> None:
-        session = Session(asyncio.get_running_loop(), self._outlet.path, self._ready)
-        task = self._own(session.serve())
-        self._sessions[session] = task
-        task.add_done_callback(lambda _: self._ended(session))
-
-    def _ready(self, session: Session) -> None:
-        self._failures, self.start_error = 0, None
-        self._look_warm()
-        self._release(session)
-
-    def _ended(self, session: Session) -> None:
-        del self._sessions[session]
-        if session in self._idle:
-            self._idle.remove(session)
-        if not session.pid:
-            self._failures += 1
-            self.start_error = session.error
-        self._look_warm()
-        if self._failures >= _TRIES:
-            while self._waiting:
-                waiting = self._waiting.popleft()
-                if not waiting.done():
-                    waiting.set_exception(_NoWorkerError())
-            self._failures = 0
-        elif self._wanted:
-            self._replenish()
-            self._open_for_waiting()
-
-    def _look_warm(self) -> None:
-        warm, self._warm = self._warm, set()
-        for future in warm:
-            if not future.done():
-                future.set_result(None)
-
-    def _open_for_waiting(self) -> None:
-        starting = sum(not one.pid for one in self._sessions)
-        for _ in range(len(self._waiting) - starting):
-            self._open()
-
-    async def _take(self) -> Session:
-        """Return a worker that is idle; wait for one if there is none."""
-        while self._idle:
-            session = self._idle.pop()
-            if session.alive:
-                return session
-        while True:
-            waiting: asyncio.Future[Session] = asyncio.get_running_loop().create_future()
-            self._waiting.append(waiting)
-            self._open_for_waiting()
-            try:
-                session = await waiting
-            except asyncio.CancelledError:
-                if waiting.done() and not waiting.cancelled() and not waiting.exception():
-                    self._release(waiting.result())
-                raise
-            finally:
-                if waiting in self._waiting:
-                    self._waiting.remove(waiting)
-            if session.alive:
-                return session
-
-    def _release(self, session: Session) -> None:
-        """Take back a worker whose call is over."""
-        if not session.alive:
-            return
-        while self._waiting:
-            waiting = self._waiting.popleft()
-            if not waiting.done():
-                waiting.set_result(session)
-                return
-        if self._wanted:
-            self._idle.append(session)
-        else:
-            session.leave()
-
-    def _own(self, coroutine: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
-        """Run a coroutine as the pool's own task, outside all scopes and contexts of units."""
-        task = new_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
-    # -- calls ------------------------------------------------------------------------------
-
-    async def call(self, job: Job, terms: Terms) -> Any:
-        """Run a job in a worker and return its result; see `Executor.run`."""
-        for _ in range(_TRIES):
-            try:
-                session = await self._take()
-            except _NoWorkerError:
-                break
-            try:
-                outcome = await self._one_call(job, session, terms)
-                if not isinstance(outcome, Crash):
-                    return await self._opened(job, outcome, session)
-            finally:
-                if session.alive and session.is_used_up(terms.limits):
-                    session.retire()
-                self._release(session)
-            if outcome.begun:
-                raise _crashed(job, outcome.how)
-        raise WorkerCrashedError(
-            f"no worker process lived long enough to start unit {job.unit!r}: workers die at "
-            "start-up, probably because this environment cannot start Python processes",
-            job.unit,
-            "before it started",
-        ) from self.start_error
-
-    async def _one_call(self, job: Job, session: Session, terms: Terms) -> Answer | Crash:
-        number = next(self._numbers)
-        job.restart_clock()
-        blob = await self._packed(job, session, terms)
-        listener, limit = terms.listener, job.max_result_bytes or terms.limits.max_result_bytes
-        self._outlet.expect(number, partial(listener.hear, job))
-        try:
-            outcome = await session.ask(
-                number, listener.settings, blob, grace=job.grace, limit=limit or 0
-            )
-        except asyncio.CancelledError:
-            await _finished(self._own(self._abandon(session, number, job.grace)))
-            raise
-        if isinstance(outcome, Crash) or not self._outlet.is_finished(number, session.pid):
-            await _finished(self._own(self._outlet.finish(number, session.pid)))
-        return outcome
-
-    async def _packed(self, job: Job, session: Session, terms: Terms) -> bytes:
-        call, used = terms.shares.call_of(job)
-        if carried := terms.carrier.collect():
-            call = (*call, carried)
-        terms.shares.send(used, session)
-        quick = quickly_packed(call)
-        if quick is not None and len(quick) < SPILL:
-            return inline(quick)
-        if looks_big(job):
-            return await self._in_thread(packed, job, call, session.arguments.open)
-        return packed(job, call, session.arguments.open)
-
-    async def _abandon(self, session: Session, number: int, grace: float) -> None:
-        """Stop a call that runs; return when its worker is gone."""
-        if grace:
-            await session.clean_up(number, grace)
-        session.kill()
-        await asyncio.wait([self._sessions[session]])
-        await self._outlet.finish(number, session.pid)
-
-    async def _opened(self, job: Job, answer: Answer, session: Session) -> Any:
-        """Return the result, or raise what was raised; big ones are read in a thread."""
-        load_it = partial(load, segment=session.results.path)
-        if answer.how == RETURNED and is_spilled(answer.content):
-            return await self._in_thread(opened, job, answer, load_it)
-        return opened(job, answer, load_it)
-
-    async def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
-        """Call a function in a thread, and never leave while it uses a worker's memory."""
-        reading = to_thread.run_sync(function, *args, limiter=self._threads)
-        return await _finished(self._own(reading))
-
-    def close(self, shares: Shares) -> None:
-        """A run needs its shared values no more."""
-        shares.close(one for one in self._sessions if one.alive)
-
-
-class _NoWorkerError(Exception):
-    """None could be started."""
+    session: Session
+    number: int
+    waiting: "asyncio.Future[Answer | Crash]"
+    began: float
+    links: list[Key]
 
 
 class ProcessExecutor:
@@ -320,57 +95,171 @@ class ProcessExecutor:
     def __init__(self, workers: int, terms: Terms) -> None:
         self._workers = workers
         self._terms = terms
-        self._entering: asyncio.Task[WorkerPool] | None = None
+        self._ahead: Ahead | None = None
+        self._early: dict[Key, _Sent] = {}
+        self._entering: asyncio.Task[Crew] | None = None
+
+    def send_ahead(
+        self,
+        plan: ExecutionPlan,
+        scheduler: Scheduler,
+        view: View,
+        lane: int,
+        attempts: Sequence[int],
+    ) -> None:
+        """Send short units along with others; the arguments are those of `Ahead`."""
+        self._ahead = Ahead(plan, scheduler, view, lane, self._terms.shares, attempts)
+
+    # -- the run ----------------------------------------------------------------------------
 
     def begin(self, run: object) -> None:
         """Start the workers, beside what else the run does first."""
         self._entering = new_task(self._enter())
 
-    async def _enter(self) -> WorkerPool:
-        pool = await WorkerPool.of_running_loop()
-        pool.enter(self._workers)
-        return pool
+    async def _enter(self) -> Crew:
+        crew = await Crew.of_running_loop()
+        crew.enter(self._workers)
+        return crew
 
     async def end(self) -> None:
         """Wait until no worker of this run is half started."""
-        if self._entering is not None:
-            pool = await self._entering
-            pool.close(self._terms.shares)
-            await pool.leave(self._workers)
+        if self._entering is None:
+            return
+        crew = await self._entering
+        for sent in self._early.values():
+            sent.session.kill()  # it works for a run that has ended
+        self._terms.shares.close(session for session in crew.sessions if session.alive)
+        await crew.leave(self._workers)
+
+    # -- calls ------------------------------------------------------------------------------
 
     async def run(self, job: Job) -> Any:
         """Run a job in a worker process; see `Executor.run`."""
-        pool = await WorkerPool.of_running_loop()
-        return await pool.call(job, self._terms)
-
-
-async def warm(workers: int) -> None:
-    """Start worker processes; they wait for the first run of this event loop that needs them."""
-    pool = await WorkerPool.of_running_loop()
-    pool.enter(workers)
-    try:
-        await pool.warm()
-    finally:
-        await _finished(new_task(pool.leave(workers)))
-    if pool.start_error is not None:
+        crew = await Crew.of_running_loop()
+        sent = self._early.pop((job.unit, job.attempt), None)
+        for _ in range(TRIES):
+            try:
+                session = await crew.take() if sent is None else sent.session
+            except NoWorkerError:
+                break
+            if sent is None:
+                session.holders += 1
+            try:
+                job.restart_clock()
+                sent = sent or await self._send(job, session, crew)
+                outcome = await self._outcome(job, sent, crew)
+                if not isinstance(outcome, Crash):
+                    return await self._opened(job, outcome, session, crew)
+            finally:
+                self._over(session, crew)
+            if outcome.begun:
+                raise _crashed(job, outcome.how)
+            sent = None
         raise WorkerCrashedError(
-            "no worker process lived long enough to be ready: workers die at start-up, probably "
-            "because this environment cannot start Python processes",
-            "",
+            f"no worker process lived long enough to start unit {job.unit!r}: workers die at "
+            "start-up, probably because this environment cannot start Python processes",
+            job.unit,
             "before it started",
-        ) from pool.start_error
+        ) from crew.start_error
 
+    def _over(self, session: Session, crew: Crew) -> None:
+        """A call is over and was looked at; if it was the last, the worker may have another."""
+        session.holders -= 1
+        if not session.holders:
+            if session.alive and session.is_used_up(self._terms.limits):
+                session.retire()
+            crew.release(session)
 
-async def _finished(task: "asyncio.Task[T]") -> T:
-    """Wait for a task of the pool's; when cancelled, wait for its end all the same."""
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        with CancelScope(shield=True):
-            await asyncio.wait([task])
-        if not task.cancelled():
-            task.exception()  # nobody will ask for it any more
-        raise
+    async def _send(self, job: Job, session: Session, crew: Crew) -> _Sent:
+        """Send a call, and with it those that may come behind."""
+        parcel = await self._packed(job, session, crew)
+        batch = [parcel]
+        if self._ahead is not None:
+            busy = len(crew.sessions) if crew.is_short_of_workers else 0
+            batch += self._ahead.parcels(parcel, crew.numbers, busy)
+        keys = [(one.job.unit, one.job.attempt) for one in batch]
+        chained, began = batch[-1].is_link, time.perf_counter()
+        for place, one in enumerate(batch):
+            flags = worker.BEHIND if place else 0
+            if one is not batch[-1]:
+                flags |= worker.FOLLOWED | worker.KEPT if chained else worker.FOLLOWED
+            waiting = self._ask(one, session, crew, flags)
+            self._early[keys[place]] = _Sent(
+                session,
+                one.number,
+                waiting,
+                0.0 if place else began,
+                keys[place + 1 :] if chained else [],
+            )
+        session.holders += len(batch) - 1
+        return self._early.pop(keys[0])
+
+    async def _packed(self, job: Job, session: Session, crew: Crew) -> Parcel:
+        call, used = self._terms.shares.call_of(job)
+        if carried := self._terms.carrier.collect():
+            call = (*call, carried)
+        blob = quickly_packed(call)
+        if blob is None and looks_big(job):
+            blob = await crew.in_thread(packed, job, call, session.arguments.open)
+        elif blob is None:
+            blob = packed(job, call, session.arguments.open)
+        return Parcel(job, next(crew.numbers), blob, used)
+
+    def _ask(
+        self, parcel: Parcel, session: Session, crew: Crew, flags: int
+    ) -> "asyncio.Future[Answer | Crash]":
+        job, (listener, limits, _, shares) = parcel.job, self._terms
+        shares.send(parcel.shares, session)
+        crew.outlet.expect(parcel.number, partial(listener.hear, job))
+        return session.ask(
+            parcel.number,
+            listener.settings,
+            parcel.blob,
+            grace=job.grace,
+            limit=job.max_result_bytes or limits.max_result_bytes or 0,
+            flags=flags,
+        )
+
+    async def _outcome(self, job: Job, sent: _Sent, crew: Crew) -> Answer | Crash:
+        """Wait for the end of a call; when cancelled, stop it."""
+        session, number = sent.session, sent.number
+        try:
+            outcome = await sent.waiting
+        except asyncio.CancelledError:
+            await finished(crew.own(self._abandon(session, number, job.grace, crew)))
+            raise
+        if isinstance(outcome, Crash):
+            await finished(crew.own(crew.gone(session)))
+        elif self._ahead is not None:
+            total = time.perf_counter() - sent.began if sent.began else 0.0
+            self._ahead.learn(job, outcome.seconds, total)
+        if not crew.outlet.is_finished(number, session.pid):
+            await finished(crew.own(crew.outlet.finish(number, session.pid)))
+        if isinstance(outcome, Crash) or outcome.how != RETURNED:
+            self._drop(sent.links, crew)
+        return outcome
+
+    def _drop(self, links: list[Key], crew: Crew) -> None:
+        """Forget calls that needed the result of one that has none."""
+        for key in links:
+            if (sent := self._early.pop(key, None)) is not None:
+                over = partial(self._over, sent.session, crew)
+                sent.waiting.add_done_callback(lambda _, over=over: over())  # type: ignore[misc]
+
+    async def _abandon(self, session: Session, number: int, grace: float, crew: Crew) -> None:
+        """Stop a call that runs; return when its worker is gone."""
+        if grace:
+            await session.clean_up(number, grace)
+        session.kill()
+        await crew.gone(session)
+        await crew.outlet.finish(number, session.pid)
+
+    async def _opened(self, job: Job, answer: Answer, session: Session, crew: Crew) -> Any:
+        """Return the result, or raise what was raised; big ones are read in a thread."""
+        load_it = partial(load, segment=session.results.path)
+        if answer.how == RETURNED and is_spilled(answer.content):
+            return await crew.in_thread(opened, job, answer, load_it)
+        return opened(job, answer, load_it)
 
 
 def _crashed(job: Job, how: str) -> WorkerCrashedError:

@@ -50,6 +50,7 @@ class Session:
         pid: The process; 0 until it is ready.
         alive: Whether it is ready for calls.
         uses: How many calls it has answered.
+        holders: How many calls are under way, or over and not looked at.
         error: Why it ended, if it did not just leave.
         shared: Numbers of the shared values that it has.
         arguments: The shared memory for big arguments.
@@ -66,6 +67,7 @@ class Session:
         self.pid = 0
         self.alive = False
         self.uses = 0
+        self.holders = 0
         self.error: BaseException | None = None
         self.shared: set[int] = set()
         self.arguments = Segment.create()
@@ -110,8 +112,8 @@ class Session:
             self._met(int.from_bytes(frame, sys.byteorder))
             return
         try:
-            number, how, content, told, *usage = pickle.loads(frame)
-            answer = Answer(how, content, told, Usage(*usage))
+            number, how, content, told, seconds, *usage = pickle.loads(frame)
+            answer = Answer(how, content, told, seconds, Usage(*usage))
             waiting = self._calls.pop(number)
         except Exception:
             # A unit found our descriptor and wrote there. No answer of this worker is believed.
@@ -165,7 +167,7 @@ class Session:
     # -- calls ------------------------------------------------------------------------------
 
     def ask(
-        self, number: int, settings: str, blob: bytes, *, grace: float, limit: int
+        self, number: int, settings: str, blob: bytes, *, grace: float, limit: int, flags: int = 0
     ) -> "asyncio.Future[Answer | Crash]":
         """Send a call.
 
@@ -175,6 +177,7 @@ class Session:
             blob: The pickled call.
             grace: Seconds it has to clean up when it is stopped.
             limit: The most bytes of its result; 0 for no limit.
+            flags: Whether there are others with it (see `worker`).
 
         Returns:
             What becomes the answer, or a crash.
@@ -184,7 +187,7 @@ class Session:
             self._channel.send(worker.HEAD.pack(worker.SETTINGS, 0, 0, 0) + settings.encode())
         waiting = self._loop.create_future()
         self._calls[number] = waiting
-        self._channel.send(worker.HEAD.pack(worker.CALL, number, grace, limit) + blob)
+        self._channel.send(worker.HEAD.pack(worker.CALL | flags, number, grace, limit) + blob)
         return waiting
 
     def share(self, number: int, path: str, blob: bytes) -> None:

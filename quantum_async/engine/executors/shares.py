@@ -16,7 +16,14 @@ from quantum_async.engine.executors import store
 from quantum_async.engine.executors.base import Job
 from quantum_async.engine.executors.packing import importable, make_pickler
 from quantum_async.engine.executors.session import Session
-from quantum_async.engine.executors.transport import Segment, dump, is_plain, size_of
+from quantum_async.engine.executors.transport import (
+    SPILL,
+    Segment,
+    dump,
+    inline,
+    is_plain,
+    size_of,
+)
 
 _WORTH = 1024  # bytes; what is smaller travels with each call
 _SMALL = (int, float, bool, complex, type(None))
@@ -33,6 +40,13 @@ class StandIn:
         return store.fetch, (self.number,)
 
 
+class Previous(StandIn):
+    """Takes the place of the result of a call of that number, which the worker has."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return store.take, (-self.number,)
+
+
 class _SentContext:
     """Takes the place of a context whose input is shared."""
 
@@ -44,7 +58,7 @@ class _SentContext:
         return self._context.travelling(self._input)
 
 
-class _Shared:
+class Shared:
     """A pickled value."""
 
     def __init__(self, value: Any) -> None:
@@ -59,9 +73,11 @@ class _Shared:
 
     @property
     def path(self) -> str:
+        """Where the shared memory is to be opened; empty if there is none."""
         return "" if self.segment is None else self.segment.path
 
     def close(self) -> None:
+        """Let go of the shared memory."""
         if self.segment is not None:
             self.segment.close()
 
@@ -79,12 +95,12 @@ class Shares:
         if isinstance(given, Mapping):
             self._inputs = {id(v): v for v in given.values() if type(v) not in _SMALL}
         # By identity of the value; None for what travels with each call.
-        self._known: dict[int, _Shared | None] = {}
-        self._by_number: dict[int, _Shared] = {}
+        self._known: dict[int, Shared | None] = {}
+        self._by_number: dict[int, Shared] = {}
 
-    def call_of(self, job: Job) -> tuple[tuple[Any, ...], list[_Shared]]:
+    def call_of(self, job: Job) -> tuple[tuple[Any, ...], list[Shared]]:
         """Return a job's function, arguments and keyword arguments, and what they share."""
-        used: list[_Shared] = []
+        used: list[Shared] = []
         function = self._function(job.function, used)
         if not self._inputs and self._input is None:
             return (function, job.args, job.kwargs), used
@@ -92,20 +108,20 @@ class Shares:
         kwargs = {name: self._argument(value, used) for name, value in job.kwargs.items()}
         return (function, args, kwargs), used
 
-    def _function(self, function: Callable[..., Any], used: list[_Shared]) -> Any:
+    def _function(self, function: Callable[..., Any], used: list[Shared]) -> Any:
         if type(function) is not FunctionType or function.__closure__ or is_by_name(function):
             # A closure's variables, an object's attributes may change from call to call.
             return function
         return self._in_place(function, used)
 
-    def _argument(self, value: Any, used: list[_Shared]) -> Any:
+    def _argument(self, value: Any, used: list[Shared]) -> Any:
         if id(value) in self._inputs:
             return self._in_place(value, used)
         if isinstance(value, ExecutionContext) and value.input is self._input:
             return _SentContext(value, self._whole_input(used))
         return value
 
-    def _whole_input(self, used: list[_Shared]) -> Any:
+    def _whole_input(self, used: list[Shared]) -> Any:
         given = self._input
         if type(given) is dict:
             return {
@@ -114,21 +130,21 @@ class Shares:
             }
         return given if type(given) in _SMALL else self._in_place(given, used)
 
-    def _in_place(self, value: Any, used: list[_Shared]) -> Any:
+    def _in_place(self, value: Any, used: list[Shared]) -> Any:
         known = self._known.get(id(value), self)
         if known is self:
             known = self._known[id(value)] = self._shared(value)
         if known is None:
             return value
-        assert isinstance(known, _Shared)
+        assert isinstance(known, Shared)
         used.append(known)
         return known.stand_in
 
-    def _shared(self, value: Any) -> _Shared | None:
+    def _shared(self, value: Any) -> Shared | None:
         if isinstance(value, str | bytes) and len(value) < _WORTH:
             return None
         try:
-            shared = _Shared(value)
+            shared = Shared(value)
         except Exception:
             return None  # the call cannot be pickled either, and says whose fault that is
         if size_of(shared.blob) < _WORTH and not isinstance(value, FunctionType):
@@ -137,7 +153,7 @@ class Shares:
         self._by_number[shared.number] = shared
         return shared
 
-    def send(self, used: list[_Shared], session: Session) -> None:
+    def send(self, used: list[Shared], session: Session) -> None:
         """Send what a worker has not got yet."""
         for shared in used:
             session.share(shared.number, shared.path, shared.blob)
@@ -165,11 +181,15 @@ def is_by_name(function: FunctionType) -> bool:
 
 
 def quickly_packed(call: tuple[Any, ...]) -> bytes | None:
-    """Pickle a call without a Python pickler; None if it is not as plain as that."""
+    """Pickle a small call without a Python pickler; None if it is not as plain as that."""
     function, args, kwargs = call[:3]
-    named = type(function) is StandIn or (type(function) is FunctionType and is_by_name(function))
+    named = isinstance(function, StandIn) or (
+        type(function) is FunctionType and is_by_name(function)
+    )
     if named and all(
-        is_plain(value) or type(value) is StandIn for value in (*args, *kwargs.values())
+        is_plain(value) or isinstance(value, StandIn) for value in (*args, *kwargs.values())
     ):
-        return pickle.dumps(call, pickle.HIGHEST_PROTOCOL)
+        content = pickle.dumps(call, pickle.HIGHEST_PROTOCOL)
+        if len(content) < SPILL:
+            return inline(content)
     return None

@@ -25,6 +25,16 @@ def fetch(number: int) -> Any:
     return _values[number]
 
 
+def keep(number: int, value: Any) -> None:
+    """Keep a result for the next call."""
+    _values[number] = value
+
+
+def take(number: int) -> Any:
+    """Return the result that was kept for this call."""
+    return _values.pop(number)
+
+
 def forget(number: int) -> None:
     """Let go of a shared value."""
     _values.pop(number, None)

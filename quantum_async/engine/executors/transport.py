@@ -122,7 +122,7 @@ def open_segment(path: str) -> int:
 def dump(
     value: Any,
     make_pickler: Callable[..., pickle.Pickler],
-    open_segment: Callable[[], int],
+    open_segment: Callable[[], int] | None,
     limit: int | None = None,
 ) -> bytes:
     """Pickle a value; to a segment if it is big.
@@ -132,7 +132,8 @@ def dump(
         make_pickler: A class of picklers with `protocol=5` bound: it is called with the file and
             `buffer_callback=`.
         open_segment: Returns a descriptor of a segment, which is closed here, and overwritten.
-            It is called once if the value is big, and else not at all.
+            It is called once if the value is big, and else not at all. None to have everything in
+            what is returned, however big.
         limit: How many bytes it may be.
 
     Returns:
@@ -223,7 +224,7 @@ def _layout(blob: bytes) -> tuple[bool, int, tuple[int, ...]]:
 class _Sink:
     """What a pickler writes to: memory, until there is so much that a segment is worth it."""
 
-    def __init__(self, open_segment: Callable[[], int], limit: int | None) -> None:
+    def __init__(self, open_segment: Callable[[], int] | None, limit: int | None) -> None:
         self._open_segment = open_segment
         self._limit = limit
         self._size = 0
@@ -253,7 +254,7 @@ class _Sink:
         self._size += size
         if self._limit is not None and self._size > self._limit:
             raise PayloadTooLargeError(self._size, self._limit)
-        if self._size >= SPILL and self._file is None:
+        if self._size >= SPILL and self._file is None and self._open_segment is not None:
             self._file = io.FileIO(self._open_segment(), "r+")
             self._file.seek(0)
             _write(self._file, self._stream.getbuffer())

@@ -36,6 +36,9 @@ from quantum_async.engine.executors.transport import (
 HEAD = struct.Struct("=BQdQ")
 PROTOCOL = pickle.HIGHEST_PROTOCOL
 CALL, SETTINGS, SHARE, FORGET, LEAVE, EXIT = range(6)
+# Flags of a call, beside its kind: another came right before it; another comes right behind it, so
+# that its result must not lie where the next one's will; that one takes its result.
+BEHIND, FOLLOWED, KEPT = 16, 32, 64
 
 # What `signal.getsignal` wraps: the wrapper makes enums, which takes ten times as long.
 _getsignal = __import__("_signal").getsignal
@@ -99,9 +102,12 @@ def serve(outlet: str, arguments: str, results: str, *paths: str) -> None:
         frame = end.receive()
         kind, number, grace, limit = HEAD.unpack_from(frame)
         rest = frame[HEAD.size :]
-        if kind == CALL:
+        if kind & 15 == CALL:
+            if kind & BEHIND:
+                capture.settle()
             capture.begin(number, settings)
-            dump_it = partial(_dump, results, limit or None)
+            where = "" if kind & FOLLOWED else results
+            dump_it = partial(_dump, where, limit or None, number if kind & KEPT else 0)
             answered = _answered(partial(load, rest, arguments), dump_it, grace)
             try:
                 end.send(pickle.dumps((number, *answered[:-1], *answered.usage), PROTOCOL))
@@ -138,13 +144,15 @@ def _asked_to_end(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
-def _dump(results: str, limit: int | None, value: Any) -> bytes:
+def _dump(results: str, limit: int | None, keep: int, value: Any) -> bytes:
     """Pickle a result with pickle, which is quick, or else with cloudpickle."""
+    if keep:
+        store.keep(-keep, value)
     if is_plain(value):
         content = pickle.dumps(value, PROTOCOL)
         if len(content) < SPILL and (limit is None or len(content) <= limit):
             return inline(content)
-    opened = partial(open_segment, results)
+    opened = partial(open_segment, results) if results else None
     try:
         return dump(value, partial(pickle.Pickler, protocol=5), opened, limit)
     except PayloadTooLargeError:
