@@ -103,6 +103,7 @@ async def _in_workers(size: Size, pool: ProcessPoolExecutor) -> list[Row]:
     speed = await _warmed(pool)
     return [
         *await _round_trip(size),
+        *await _kills(size),
         *await _granularity(size, pool, speed),
         *await _makespan(size, pool, speed),
         *await _payloads(size, pool),
@@ -148,9 +149,9 @@ async def _submitted(pool: ProcessPoolExecutor, function: Callable[..., Any], *a
     return await asyncio.get_running_loop().run_in_executor(pool, function, *args)
 
 
-def as_units(graph: Graph, calls: by_hand.Calls) -> Flow:
+def as_units(graph: Graph, calls: by_hand.Calls, *, batch: bool = True) -> Flow:
     """Declare calls as units in worker processes, results as arguments; make the plan."""
-    flow: Flow = QuantumPartitioner()
+    flow: Flow = QuantumPartitioner(batch=batch)
     handles: list[Any] = []
     for (function, given), above in zip(calls, graph.dependencies, strict=True):
         inputs = [handles[one] for one in above]
@@ -168,18 +169,50 @@ def _as_contender(graph: Graph, calls: by_hand.Calls) -> Contender:
 
 async def _round_trip(size: Size) -> list[Row]:
     count, rounds = size.pick(500, 20), size.pick(5, 1)
-    ours, theirs = (
-        f"round trip of a warm no-op unit, chain of {count}",
-        "`anyio.to_process.run_sync`",
-    )
+    chain = f"round trip of a warm no-op unit, chain of {count}"
+    ours, single = f"{chain}, `batch=False`", f"{chain}, as it is declared"
+    theirs = "`anyio.to_process.run_sync`"
+    calls = [(noop, ())] * count
 
     async def bare(_: None) -> None:
         for _turn in range(count):
             await to_process.run_sync(noop)
 
-    units = _as_contender(shapes.chain(count), [(noop, ())] * count)
-    times = await in_turn({ours: units, theirs: Contender(bare)}, rounds)
-    return [compared(times, ours, theirs, count=count, target=Target(1.8))]
+    trips = Contender(
+        Flow.run, functools.partial(as_units, shapes.chain(count), calls, batch=False)
+    )
+    fused = _as_contender(shapes.chain(count), calls)
+    times = await in_turn({ours: trips, single: fused, theirs: Contender(bare)}, rounds)
+    return [
+        compared(times, ours, theirs, count=count, target=Target(1.8)),
+        compared(times, single, theirs, count=count, target=Target(1.3)),
+    ]
+
+
+# -- stopping -------------------------------------------------------------------------------------
+
+
+def hang() -> None:
+    """Work for ever."""
+    while True:
+        pass
+
+
+async def _kills(size: Size) -> list[Row]:
+    freed, replaced = [], []
+    for _ in range(size.pick(10, 1)):
+        flow: Flow = QuantumPartitioner(max_workers=1, failure_policy="collect")
+        flow.add_unit(hang, name="hang", args=[], mode="process", timeout=0.1, priority=1)
+        flow.add_unit(os.getpid, name="next", args=[], mode="process")  # nothing to import
+        units = (await flow.run()).units
+        freed.append(1000 * ((units["hang"].duration or 0.0) - 0.1))
+        # The first worker was warm, the second is the one that takes its place.
+        replaced.append(1000 * (units["next"].duration or 0.0))
+    what = "a unit that never ends is killed with its worker"
+    return [
+        Row(f"{what}: its time is up to slot free", "", Figure.of(freed, " ms"), Target(100)),
+        Row(f"{what}: slot free to end of next unit", "", Figure.of(replaced, " ms"), Target(150)),
+    ]
 
 
 # -- METG -----------------------------------------------------------------------------------------

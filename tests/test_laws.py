@@ -259,10 +259,16 @@ def test_no_imports_in_a_circle() -> None:
 
 
 def test_public_names_are_what_all_says_and_ours() -> None:
+    names = list(quantum_async.__all__)
+    for name in names:
+        getattr(quantum_async, name)  # they are imported when they are asked for
     public = {name for name in vars(quantum_async) if not name.startswith("_")}
     submodules = {info.name for info in pkgutil.iter_modules([str(ROOT)])}
-    leaked = public - submodules
-    names = list(quantum_async.__all__)
+    leaked = public - submodules - {"importlib", "TYPE_CHECKING", "Any"}
+    assert sorted(name for home in quantum_async._HOMES.values() for name in home) == names
+    assert set(names) <= set(dir(quantum_async))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = quantum_async.nothing
     assert names == sorted(names)
     assert len(names) == len(set(names))
     assert leaked == set(names)
@@ -289,8 +295,14 @@ def test_init_holds_the_public_names_and_nothing_else() -> None:
         is_list = isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) in (
             "__all__",
             "__version__",
+            "_HOMES",
         )
-        assert is_list or isinstance(statement, ast.ImportFrom), f"line {statement.lineno}"
+        is_lookup = isinstance(statement, ast.FunctionDef) and statement.name in (
+            "__getattr__",
+            "__dir__",
+        )
+        lawful = is_list or is_lookup or isinstance(statement, ast.Import | ast.ImportFrom | ast.If)
+        assert lawful, f"line {statement.lineno}"
 
 
 def test_files_are_short() -> None:

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from quantum_async.core.context import ExecutionContext
-from quantum_async.core.plan import Unit
 from quantum_async.core.record import Usage
+
+if TYPE_CHECKING:
+    from quantum_async.core.plan import Unit  # a worker process needs no plans
 
 
 def _nothing(*_: object) -> None:
@@ -51,7 +53,7 @@ class Job:
     batch: bool = True
 
     @classmethod
-    def of(cls, unit: Unit, context: ExecutionContext[Any]) -> "Job":
+    def of(cls, unit: "Unit", context: ExecutionContext[Any]) -> "Job":
         """Return the job of a unit's attempt, without its arguments."""
         options = unit.options
         job = cls(unit.id, context.attempt, unit.function, context)

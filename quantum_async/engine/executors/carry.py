@@ -5,7 +5,6 @@ does what is not a variable but a function there: it is called with the value, i
 the unit is. That is how the trace context of OpenTelemetry gets there.
 """
 
-import pickle
 import pkgutil
 import sys
 from collections.abc import Callable, Iterable
@@ -13,10 +12,9 @@ from contextvars import ContextVar
 from typing import Any
 
 from quantum_async.core.errors import PlanError
+from quantum_async.engine.executors.envelope import Carried
 from quantum_async.engine.executors.packing import dumps, importable
 
-# Places, and what goes there: pickled, so that one that cannot be unpickled harms no other.
-Carried = tuple[tuple[str, bytes], ...]
 # Gives what goes to a place; None for nothing.
 Source = Callable[[], Any]
 
@@ -96,14 +94,3 @@ class Carrier:
 def _getter(path: str) -> Source:
     variable: ContextVar[Any] = pkgutil.resolve_name(path)
     return lambda: variable.get(None)
-
-
-def receive(carried: Carried) -> None:
-    """Put everything in its place, in the worker."""
-    for path, content in carried:
-        place: Any = pkgutil.resolve_name(path)
-        value = pickle.loads(content)
-        if isinstance(place, ContextVar):
-            place.set(value)
-        else:
-            place(value)

@@ -8,22 +8,25 @@ import asyncio
 import inspect
 import os
 import pickle
+import pkgutil
 import sys
 import time
 import traceback
 from collections.abc import Callable
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from typing import Any, NamedTuple
 
 from quantum_async.core.context import DetachedRun, ExecutionContext
 from quantum_async.core.errors import RemoteError
 from quantum_async.core.record import Usage
 from quantum_async.engine.executors.base import Job
-from quantum_async.engine.executors.carry import Carried, receive
 
 # How a call ended.
 RETURNED, RAISED, UNLOADABLE, UNSENDABLE = "returned", "raised", "unloadable", "unsendable"
 
+# Places (see `carry`), and what goes there: pickled, so that one that cannot be unpickled harms no
+# other.
+Carried = tuple[tuple[str, bytes], ...]
 # A function, its arguments, and perhaps context variables that travel with it.
 Call = tuple[Any, ...]
 
@@ -91,9 +94,20 @@ def _called(
     kwargs: dict[str, Any],
     carried: Carried = (),
 ) -> Any:
-    receive(carried)
+    _receive(carried)
     value = function(*args, **kwargs)
     return asyncio.run(value) if inspect.iscoroutine(value) else value
+
+
+def _receive(carried: Carried) -> None:
+    """Put everything that was carried in its place."""
+    for path, content in carried:
+        place: Any = pkgutil.resolve_name(path)
+        value = pickle.loads(content)
+        if isinstance(place, ContextVar):
+            place.set(value)
+        else:
+            place(value)
 
 
 def _run_of(arguments: tuple[Any, ...]) -> DetachedRun | None:

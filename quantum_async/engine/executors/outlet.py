@@ -24,6 +24,7 @@ from functools import partial
 from weakref import ref
 
 from quantum_async.engine.executors import capture
+from quantum_async.engine.executors.allowance import Allowance
 from quantum_async.engine.executors.capture import WorkerRecord
 
 __all__ = ["Outlet", "Sink", "WorkerRecord"]
@@ -71,7 +72,7 @@ class _Call:
         self._lines: dict[tuple[int, int, bool], _Lines] = {}
         self._messages: dict[int, bytearray] = {}
         # For frames and for the rest. The worker has one for its frames; its children may be many.
-        self._allowances = capture.Allowance(), capture.Allowance()
+        self._allowances = Allowance(), Allowance()
 
     def frame(self, kind: int, part: int, pid: int, payload: bytes) -> Iterable[WorkerRecord]:
         """Return what is complete with a frame."""
