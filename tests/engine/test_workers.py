@@ -140,6 +140,21 @@ async def test_a_worker_makes_room_when_it_holds_too_much():
     assert other["a"] != other["b"]
 
 
+def grow(ctx):
+    kept = b"x" * ctx["size"]
+    return len(kept)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process inherits its peak")
+async def test_the_peak_of_memory_is_that_of_the_worker_not_that_of_its_parent(flow):
+    before = b"x" * 300_000_000  # a process that is started now would take this for its own
+    flow.add_unit(pid_of, name="small")
+    flow.add_unit(grow, ["small"], name="big")
+    units = (await flow.run({"size": 100_000_000})).units
+    assert len(before) > units["big"].usage.peak_memory > 100_000_000
+    assert units["small"].usage.peak_memory < 100_000_000
+
+
 @pytest.mark.parametrize("option", ["max_uses", "max_memory", "max_result_bytes"])
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, "many"])
 def test_limits_that_cannot_be_meant_are_refused(option, value):
