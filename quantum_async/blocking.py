@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 R = TypeVar("R")
 
+_NEW_LOOP = asyncio.events.new_event_loop
 _INTERPRETERS = "quantum_async.engine.executors.interpreter"  # loaded where they are used
 
 
@@ -34,6 +35,8 @@ def _in_loop() -> bool:
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if asyncio.events.new_event_loop is not _NEW_LOOP:
+        return None  # somebody has a loop of their own in mind: virtual time, say
     if _INTERPRETERS in sys.modules:
         # Once there are sub-interpreters, a process that uvloop starts dies at its fork (uvloop
         # 0.23 on CPython 3.13).

@@ -4,6 +4,7 @@ This is where the engine is put together. It is loaded by the first run, not by 
 quantum_async``: that keeps the import cheap.
 """
 
+import asyncio
 import json
 import os
 import time
@@ -21,6 +22,7 @@ from quantum_async.core.errors import (
     did_you_mean,
 )
 from quantum_async.core.plan import ExecutionPlan, Unit
+from quantum_async.core.ranking import Ranking, ranking_of
 from quantum_async.core.scheduler import Scheduler
 from quantum_async.core.states import ExecutionMode, Strategy
 from quantum_async.engine.attempt import Work, inline, on_loop, settled
@@ -82,7 +84,7 @@ def launch(plan: ExecutionPlan, request: RunRequest) -> Engine:
     sequential = request.mode is ExecutionMode.SEQUENTIAL
     scheduler = Scheduler(
         plan,
-        plan.sequence if sequential else plan.ranking(request.strategy),
+        _ranking(plan, request),
         lanes=placement.lanes,
         slots=slots_of(
             placement,
@@ -99,7 +101,9 @@ def launch(plan: ExecutionPlan, request: RunRequest) -> Engine:
         from quantum_async.engine.adaptive import Governor
 
         companions.append(Governor(scheduler, cpus, request.max_workers, machine_load))
-    clock = time.perf_counter
+    # A loop on virtual time says so: then durations are virtual too.
+    virtual = getattr(asyncio.get_running_loop(), "clock", None)
+    clock = time.perf_counter if virtual is None else virtual.time
     ledger = Ledger(plan, scheduler, run_id, time.time(), clock(), placement.places)
     ledger.give(scope.given)
     view = View(
@@ -131,6 +135,14 @@ def launch(plan: ExecutionPlan, request: RunRequest) -> Engine:
         companions=companions,
     )
     return Engine(setup)
+
+
+def _ranking(plan: ExecutionPlan, request: RunRequest) -> Ranking | None:
+    if request.mode is ExecutionMode.SEQUENTIAL:
+        return plan.sequence
+    if request.order is not None:
+        return ranking_of(request.order, plan.edges_up)
+    return plan.ranking(request.strategy)
 
 
 def _environment(request: RunRequest, run_id: str) -> Mapping[str, Any]:

@@ -40,6 +40,7 @@ class RunRequest:
     around: "Callable[[Unit], Layer | None] | None"
     workers: WorkerLimits
     interventions: "tuple[Intervention, ...]" = ()
+    order: Sequence[int] | None = None  # of the ready queue, best first, instead of `strategy`
 
 
 class Intervention(Protocol):

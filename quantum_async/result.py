@@ -133,7 +133,8 @@ class RunResult(Mapping[str, Any]):
         moments = [ledger.starts[number], *self._pauses.get(number, ())]
         if len(moments) % 2:
             # Not if it ended while it waited for another attempt.
-            moments.append(ledger.ends[number] or ledger.ended)
+            over = ledger.scheduler.state(number) is not UnitState.RUNNING
+            moments.append(ledger.ends[number] if over else ledger.ended)
         moments = [moment - ledger.began for moment in moments]
         return list(zip(moments[::2], moments[1::2], strict=True))
 

@@ -35,6 +35,9 @@ class _Nothing:
 NOTHING = _Nothing()
 
 
+_NOT_YET = -1.0  # a moment: a virtual clock may say 0
+
+
 @dataclass(slots=True)
 class Ledger:
     """The columns of one run. Times are seconds of the run's monotonic clock.
@@ -86,7 +89,7 @@ class Ledger:
         self.results = [NOTHING] * count
         self.attempts = array("I", [0]) * count
         self.starts = array("d", [0.0]) * count
-        self.ends = array("d", [0.0]) * count
+        self.ends = array("d", [_NOT_YET]) * count
 
     def give(self, values: Mapping[int, Any]) -> None:
         """Write the results that were known before the run."""
@@ -101,7 +104,8 @@ class Ledger:
     def ready_at(self, unit: int) -> float:
         """Return when the unit's last dependency ended; the run's start if it has none."""
         ends = self.ends
-        return max((ends[above] for above in self.plan.edges_up[unit]), default=0.0) or self.began
+        last = max((ends[above] for above in self.plan.edges_up[unit]), default=_NOT_YET)
+        return self.began if last == _NOT_YET else last
 
     def record(self, unit: int) -> UnitRecord:
         """Return a unit's row as a record."""
@@ -116,8 +120,8 @@ class Ledger:
             error=self.errors.get(unit),
             attempts=attempts,
             started_at=None if started is None else self._wall(started),
-            ended_at=self._wall(ended) if ended else None,
-            duration=ended - started if started is not None and ended else None,
+            ended_at=None if ended == _NOT_YET else self._wall(ended),
+            duration=None if started is None or ended == _NOT_YET else ended - started,
             waited=None if started is None else max(0.0, started - self.ready_at(unit)),
             ran_on=self.ran_on.get(unit)
             or (self.where[scheduler.lanes[unit]] if attempts else None),

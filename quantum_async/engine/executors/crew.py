@@ -68,6 +68,12 @@ class Crew:
             await anext(pool._closer)
         return pool
 
+    @classmethod
+    def idle_in(cls, loop: asyncio.AbstractEventLoop) -> int:
+        """Return how many workers of a loop serve and have nothing to do."""
+        crew = cls._pools.get(loop)
+        return 0 if crew is None else len(crew._idle)
+
     async def _until_loop_ends(self, loop: asyncio.AbstractEventLoop) -> AsyncGenerator[None, None]:
         try:
             yield

@@ -1,0 +1,63 @@
+"""Keeping the runs of a test, whoever starts them."""
+
+from dataclasses import replace
+
+from quantum_async.core import events
+from quantum_async.core.plan import ExecutionPlan
+from quantum_async.request import RunRequest
+from quantum_async.result import RunResult
+from quantum_async.testing.doubles import Block
+from quantum_async.testing.laws import broken_laws
+from quantum_async.testing.timelines import timeline
+
+
+class RunRecorder(Block):
+    """A ``with`` block that records the runs which start in it, in this task and its children.
+
+    Attributes:
+        events: The events of each run, in the order in which the runs began.
+    """
+
+    outermost = True
+
+    def __init__(self) -> None:
+        self.events: list[list[events.Event]] = []
+        self._plans: list[ExecutionPlan] = []
+        self._flows: list[object] = []
+
+    def amend(self, flow: object, plan: ExecutionPlan, request: RunRequest) -> RunRequest:
+        """Return a run's request with the recorder among the observers."""
+        log: list[events.Event] = []
+        self.events.append(log)
+        self._plans.append(plan)
+        self._flows.append(flow)
+        return replace(request, observers=[*request.observers, log.append])
+
+    @property
+    def results(self) -> list[RunResult]:
+        """The last result of each partitioner that ran, in the order of their first runs."""
+        found = {id(flow): getattr(flow, "last_result", None) for flow in self._flows}
+        return [result for result in found.values() if result is not None]
+
+    def timelines(self) -> list[str]:
+        """Return a picture of each partitioner's last run, as text."""
+        return [timeline(result) for result in self.results]
+
+    def check(self) -> None:
+        """Check all recorded runs that have ended against the laws of every run.
+
+        Raises:
+            AssertionError: If one was broken, with all that were.
+        """
+        problems = [
+            problem
+            for plan, log in zip(self._plans, self.events, strict=True)
+            if log and isinstance(log[-1], events.RunFinished)
+            for problem in broken_laws(plan, log, given=_outside(plan, log))
+        ]
+        assert not problems, "; ".join(problems)
+
+
+def _outside(plan: ExecutionPlan, log: list[events.Event]) -> set[str]:
+    """Return the units that no event of a run is about."""
+    return set(plan.names) - {getattr(event, "unit", "") for event in log}

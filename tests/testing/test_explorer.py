@@ -1,0 +1,143 @@
+"""The explorer finds what holds in one order only."""
+
+import asyncio
+
+import pytest
+
+from quantum_async import QuantumPartitioner
+from quantum_async.core import events
+from quantum_async.testing import ExplorationError, broken_laws, explore
+
+
+def diamond():
+    flow = QuantumPartitioner()
+    flow.add_unit(lambda: [1], name="a", args=[])
+    flow.unit(lambda a: asyncio.sleep(0, a[0] + 1), name="b", retries=2)
+    flow.unit(lambda a: asyncio.sleep(0, a[0] + 2), name="c")
+
+    @flow.unit
+    async def d(b, c):
+        return b + c
+
+    return flow
+
+
+@pytest.mark.slow
+def test_what_holds_in_every_order_is_found_to_hold():
+    found = explore(diamond, seeds=60, check=lambda result: result["d"] == 5)
+    assert found.runs == 60
+    assert found.orders > 5
+    assert found.retried > 5
+    assert (found.failed, found.canceled) == (0, 0)
+
+
+def test_a_partitioner_itself_and_an_input_are_taken():
+    flow = QuantumPartitioner()
+    flow.unit(lambda n: asyncio.sleep(0, n), name="n1", retries=1)
+    assert explore(flow, {"n": 1}, seeds=5, check=lambda result: result["n1"] == 1).runs == 5
+    given = explore(flow, lambda: {"n": [1]}, seeds=[3, 9], check=lambda r: r["n1"] == [1])
+    assert given.runs == 2
+
+
+def racy():
+    flow, order = QuantumPartitioner(), []
+
+    def add(name):
+        async def unit():
+            order.append(name)
+            return list(order)
+
+        flow.add_unit(unit, name=name, args=[])
+
+    add("first")
+    add("second")
+    return flow
+
+
+def test_what_hangs_on_the_order_is_told_with_the_line_that_shows_it_again():
+    check = lambda result: result["second"] == ["first", "second"]  # noqa: E731
+    with pytest.raises(
+        ExplorationError, match=r"to run it again: explore\(…, seeds=\[\d+\]\)"
+    ) as caught:
+        explore(racy, seeds=100, check=check)
+    seed = caught.value.seed
+    assert caught.value.result["second"] == ["second"]
+    with pytest.raises(ExplorationError) as again:
+        explore(racy, seeds=[seed], check=check)
+    assert str(again.value) == str(caught.value)
+
+
+def test_what_a_check_raises_is_the_cause():
+    with pytest.raises(ExplorationError, match="ZeroDivisionError") as caught:
+        explore(racy, seeds=1, check=lambda result: 1 / 0)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+@pytest.mark.slow
+def test_failures_and_cancellations_are_explored_if_they_are_asked_for():
+    found = explore(diamond, seeds=80, failures=True, cancels=True)
+    assert found.failed > 5
+    assert found.canceled > 5
+    with pytest.raises(ExplorationError, match="failures=True"):
+        explore(diamond, seeds=80, failures=True, check=lambda result: result.ok)
+
+
+def test_the_same_seed_is_the_same_run():
+    seen = []
+    for _ in range(2):
+        log = []
+        explore(diamond, seeds=[11], observers=[log.append])
+        seen.append(
+            [(type(event).__name__, getattr(event, "unit", ""), event.time) for event in log]
+        )
+    assert seen[0] == seen[1]
+
+
+def test_no_more_units_run_than_may():
+    most = []
+
+    def flow():
+        made = diamond()
+        made.max_workers = 1
+        return made
+
+    explore(flow, seeds=20, check=lambda result: most.append(result.metrics["execution_trace"]))
+    assert len(most) == 20
+
+
+# -- the laws themselves --------------------------------------------------------------------------
+
+
+def log_of(flow):
+    log = []
+    asyncio.run(flow.run(observers=[log.append]))
+    return log
+
+
+@pytest.mark.parametrize(
+    ("break_it", "told"),
+    [
+        (lambda log: log, ""),
+        (lambda log: [log[0], *log[2:]], "comes after event 0"),
+        (lambda log: log[:-2], "'d' never ended"),
+        (lambda log: [e for e in log if getattr(e, "unit", "") != "a"], "'b' started"),
+        (lambda log: [*log, *[e for e in log if isinstance(e, events.UnitStarted)]], "had ended"),
+        (
+            lambda log: [*log, *[e for e in log if isinstance(e, events.UnitCompleted)]],
+            "ended twice",
+        ),
+    ],
+)
+def test_a_log_that_cannot_be_is_told(break_it, told):
+    flow = diamond()
+    problems = broken_laws(flow.build_execution_plan(), break_it(log_of(flow)))
+    assert bool(problems) == bool(told)
+    assert told in "; ".join(problems)
+
+
+def test_more_units_at_once_than_there_are_slots_are_told():
+    flow = diamond()
+    log, plan = log_of(flow), flow.build_execution_plan()
+    problems = broken_laws(plan, log, max_running=0, slots={"loop": 0})
+    assert any("more than 0 units ran in place 'loop'" in problem for problem in problems)
+    assert any(problem.endswith("more than 0 units ran") for problem in problems)
