@@ -6,6 +6,7 @@ processes. Time starts at 0. uvloop's clock is in C, so that this can only be an
 """
 
 import asyncio
+import concurrent.futures
 import math
 import selectors
 import threading
@@ -182,6 +183,16 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._outside += 1
         future.add_done_callback(self._came_back)
         return future
+
+    def hold(self, future: "concurrent.futures.Future[Any]") -> None:
+        """Have time stand still until a future of another thread is done."""
+        self._outside += 1
+
+        def back(_: object) -> None:
+            with suppress(RuntimeError):  # the loop is closed
+                self.call_soon_threadsafe(self._came_back, None)
+
+        future.add_done_callback(back)
 
     def _came_back(self, _: object) -> None:
         self._outside -= 1

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import anyio
 import pytest
@@ -102,6 +103,16 @@ def test_a_thread_in_flight_holds_the_jump_back(how):
     clock.run(main())
     assert seen == [0.0]
     assert clock.time() == pytest.approx(1_000)
+
+
+def test_a_custom_executor_holds_the_jump_back():
+    flow = QuantumPartitioner()
+    flow.add_unit(lambda: time.sleep(0.02), name="works", args=[], timeout=10)
+    flow.add_unit(lambda: asyncio.sleep(1_000), name="sleeps", args=[])
+    for _ in range(20):
+        with ThreadPoolExecutor(1) as pool:
+            result = VirtualClock().run(flow.run(mode="custom", custom_executor=pool))
+        assert result.units["works"].duration < 1
 
 
 @pytest.mark.slow
