@@ -2,7 +2,7 @@
 
 Random graphs in random orders, with failures and cancellations on virtual time, against a plain
 oracle and the laws of every run; and on real time, units in worker processes that are killed,
-interrupted and cancelled. What goes wrong is printed with the seed that shows it again (``--seed``).
+interrupted and cancelled. What goes wrong is printed with the seed that shows it (``--seed``).
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Task graphs of real programs on virtual time: the engine, the simulator, what is known of them."""
+"""Task graphs of real programs on virtual time, against the simulator and known optima."""
 
 import asyncio
 import gzip
