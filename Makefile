@@ -22,7 +22,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS = 1
 .DELETE_ON_ERROR:
 # Two installations into one environment at a time would spoil it.
 .NOTPARALLEL:
-.PHONY: help run test torture check lint types test-all wheel bench clean
+.PHONY: help run test coverage torture check lint types test-all wheel bench clean
 
 help: ## List the targets
 	@echo "make run and make test do all set-up themselves. Variables: PYTHON=$(PYTHON) VENV=$(VENV)"
@@ -34,6 +34,10 @@ run: $(package) ## Build a search index over the standard library, or the folder
 
 test: $(test) ## Run all the tests; ARGS=… for pytest
 	@$(python) -m pytest $(ARGS)
+
+coverage: $(test) ## See to it that every branch of core/ is tested
+	@$(python) -m coverage run --branch --source=quantum_async/core -m pytest -q tests/core
+	@$(python) -m coverage report --show-missing --skip-covered --fail-under=100
 
 torture: $(test) ## Hard use with fresh seeds, for MINUTES=10
 	@$(python) -m tests.torture --minutes $(or $(MINUTES),10)

@@ -1,12 +1,15 @@
 """Around every test: what it began must have ended. And the profiles of hypothesis."""
 
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
+from quantum_async.core.scheduler import Scheduler
 from quantum_async.testing.leaks import Resources
 
 pytest_plugins = ["pytester"]
@@ -23,6 +26,24 @@ def _libuv_is_ready() -> None:
         import uvloop
 
         uvloop.new_event_loop().close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _scheduler_is_checked() -> None:
+    """Check the invariants of every scheduler after each of its steps, where that is quick."""
+    for name in ("complete", "fail", "give_up", "retry", "wake", "cancel_waiting"):
+        step: Callable[..., Any] = getattr(Scheduler, name)
+
+        @functools.wraps(step)
+        def checked(
+            self: Scheduler, *args: Any, step: Callable[..., Any] = step, **options: Any
+        ) -> Any:
+            done = step(self, *args, **options)
+            if len(self.phase) <= 40:
+                self.check_invariants()
+            return done
+
+        setattr(Scheduler, name, checked)
 
 
 @pytest.fixture(autouse=True)
