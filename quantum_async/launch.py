@@ -8,7 +8,7 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -101,9 +101,10 @@ def launch(plan: ExecutionPlan, request: RunRequest) -> Engine:
         from quantum_async.engine.adaptive import Governor
 
         companions.append(Governor(scheduler, cpus, request.max_workers, machine_load))
-    # A loop on virtual time says so: then durations are virtual too.
-    virtual = getattr(asyncio.get_running_loop(), "clock", None)
-    clock = time.perf_counter if virtual is None else virtual.time
+    # A loop on virtual time wants to know what works elsewhere; then durations are virtual too.
+    loop = asyncio.get_running_loop()
+    outside_work: OutsideWork | None = getattr(loop, "outside_work", None)
+    clock = time.perf_counter if outside_work is None else loop.time
     ledger = Ledger(plan, scheduler, run_id, time.time(), clock(), placement.places)
     ledger.give(scope.given)
     view = View(
@@ -124,7 +125,7 @@ def launch(plan: ExecutionPlan, request: RunRequest) -> Engine:
         ledger=ledger,
         view=view,
         bus=Bus(request.observers, run_id, clock, complain),
-        places=[_work(place, executors) for place in placement.places],
+        places=[_work(place, executors, outside_work) for place in placement.places],
         clock=clock,
         policy=request.failure_policy,
         complain=complain,
@@ -213,18 +214,41 @@ def _relay(run_id: str, job: Job, record: Any) -> None:
     relay(record, run=run_id, unit=job.unit, attempt=job.attempt)
 
 
-def _work(place: str, executors: Mapping[str, Executor]) -> Work:
+# Holds a virtual clock back, until `end` of what it returns is called from any thread.
+OutsideWork = Callable[[str], Any]
+
+
+def _work(place: str, executors: Mapping[str, Executor], outside_work: OutsideWork | None) -> Work:
     if place == LOOP:
         return on_loop
     if place == INLINE:
         return inline
     executor = executors.get(place)
+    run = None if executor is None else executor.run
+    if run is not None and outside_work is not None:
+        run = partial(_held, run, outside_work)
 
     async def elsewhere(job: Job) -> Any:
-        assert executor is not None  # a place without units in the run is not asked
-        return await settled(await executor.run(job))
+        assert run is not None  # a place without units in the run is not asked
+        return await settled(await run(job))
 
     return elsewhere
+
+
+async def _held(run: Work, outside_work: OutsideWork, job: Job) -> Any:
+    """Run a job while virtual time stands still, until its work has ended: it may outlive it."""
+    work, returned = outside_work(f"unit {job.unit!r}"), job.returned
+
+    def over(job: Job) -> None:
+        returned(job)
+        work.end()
+
+    job.returned = over
+    try:
+        return await run(job)
+    finally:
+        if not job.late:
+            work.end()
 
 
 # -- what a run is about --------------------------------------------------------------------------

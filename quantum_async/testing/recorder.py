@@ -23,24 +23,42 @@ class RunRecorder(Block):
     def __init__(self) -> None:
         self.events: list[list[events.Event]] = []
         self._plans: list[ExecutionPlan] = []
-        self._flows: list[object] = []
+        self._flows: dict[int, object] = {}
+        self._results: list[RunResult] = []
+
+    def __exit__(self, *error: object) -> None:
+        self._take_results(*self._flows.values())
+        super().__exit__(*error)
 
     def amend(self, flow: object, plan: ExecutionPlan, request: RunRequest) -> RunRequest:
         """Return a run's request with the recorder among the observers."""
+        self._take_results(flow)
         log: list[events.Event] = []
         self.events.append(log)
         self._plans.append(plan)
-        self._flows.append(flow)
+        self._flows[id(flow)] = flow
         return replace(request, observers=[*request.observers, log.append])
 
     @property
     def results(self) -> list[RunResult]:
-        """The last result of each partitioner that ran, in the order of their first runs."""
-        found = {id(flow): getattr(flow, "last_result", None) for flow in self._flows}
-        return [result for result in found.values() if result is not None]
+        """The results of the runs that have ended, in the order in which they began.
+
+        Of runs of one partitioner that overlap, only the last to end has one here.
+        """
+        self._take_results(*self._flows.values())
+        began = [log[0].run_id for log in self.events if log]
+        ours = [result for result in self._results if result.run_id in began]
+        return sorted(ours, key=lambda result: began.index(result.run_id))
+
+    def _take_results(self, *flows: object) -> None:
+        # A partitioner keeps its last result, so each is taken before the next run can end.
+        for flow in flows:
+            result: RunResult | None = getattr(flow, "last_result", None)
+            if result is not None and all(result is not known for known in self._results):
+                self._results.append(result)
 
     def timelines(self) -> list[str]:
-        """Return a picture of each partitioner's last run, as text."""
+        """Return a picture of each of these runs, as text."""
         return [timeline(result) for result in self.results]
 
     def check(self) -> None:

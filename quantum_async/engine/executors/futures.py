@@ -56,12 +56,8 @@ class FuturesExecutor:
             future = self._pool.submit(_call_elsewhere, packed(job))
         else:
             future = self._pool.submit(_call_here, job)
-        waiting = asyncio.wrap_future(future)
-        hold = getattr(asyncio.get_running_loop(), "hold", None)
-        if hold is not None:
-            hold(future)  # virtual time stands still meanwhile
         try:
-            value = await waiting
+            value = await asyncio.wrap_future(future)
         except asyncio.CancelledError:
             # What has not started is taken back; what runs cannot be stopped.
             job.late = not future.cancel() and not future.done()
