@@ -77,8 +77,7 @@ def idle_processes(loop: asyncio.AbstractEventLoop) -> set[int]:
     if _CREW in sys.modules:
         from quantum_async.engine.executors.crew import Crew
 
-        crew = Crew._pools.get(loop)
-        idle |= set() if crew is None else {session.pid for session in crew._idle}
+        idle |= Crew.idle_in(loop)
     return idle
 
 

@@ -39,7 +39,7 @@ class Crew:
         start_error: Why the last one could not be started.
     """
 
-    _pools: ClassVar["WeakKeyDictionary[asyncio.AbstractEventLoop, Crew]"] = WeakKeyDictionary()
+    _crews: ClassVar["WeakKeyDictionary[asyncio.AbstractEventLoop, Crew]"] = WeakKeyDictionary()
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.outlet = Outlet.open(loop)
@@ -59,9 +59,9 @@ class Crew:
     async def of_running_loop(cls) -> "Crew":
         """Return the pool of the running event loop; make it if there is none."""
         loop = asyncio.get_running_loop()
-        pool = cls._pools.get(loop)
+        pool = cls._crews.get(loop)
         if pool is None:
-            pool = cls._pools[loop] = cls(loop)
+            pool = cls._crews[loop] = cls(loop)
             # Event loops finalise asynchronous generators when they shut down: the one hook
             # for "when the loop ends" that needs no task.
             pool._closer = pool._until_loop_ends(loop)
@@ -69,16 +69,16 @@ class Crew:
         return pool
 
     @classmethod
-    def idle_in(cls, loop: asyncio.AbstractEventLoop) -> int:
-        """Return how many workers of a loop serve and have nothing to do."""
-        crew = cls._pools.get(loop)
-        return 0 if crew is None else len(crew._idle)
+    def idle_in(cls, loop: asyncio.AbstractEventLoop) -> set[int]:
+        """Return the processes that serve a loop and have nothing to do."""
+        crew = cls._crews.get(loop)
+        return set() if crew is None else {session.pid for session in crew._idle}
 
     async def _until_loop_ends(self, loop: asyncio.AbstractEventLoop) -> AsyncGenerator[None, None]:
         try:
             yield
         finally:
-            self._pools.pop(loop, None)
+            self._crews.pop(loop, None)
             self.outlet.close()
 
     # -- workers ----------------------------------------------------------------------------
