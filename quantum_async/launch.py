@@ -184,6 +184,12 @@ def _executors(
             raise PlanError.of([one for one in refusals if one is not None])
         executors[INTERPRETER] = InterpreterExecutor()
     cpu_bound = units_in(PROCESS)
+    if cpu_bound and not hasattr(os, "mkfifo"):
+        raise PlanError(
+            f"unit {plan.names[cpu_bound[0]]!r} is to run in a worker process, and these need "
+            "Linux or macOS; run it with mode='thread', or with mode='custom' and a "
+            "ProcessPoolExecutor"
+        )
     if cpu_bound:
         # Only now: a run without CPU-bound units does not pay for what runs them.
         from quantum_async.engine.executors.packing import unsendable

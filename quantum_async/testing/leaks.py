@@ -72,7 +72,7 @@ class Resources:
                 left = left._but_for_a_loop()
             if not left or time.monotonic() > patience:
                 return left
-            time.sleep(0.005)
+            time.sleep(0.005)  # what is left may be anything: there is no one thing to wait for
 
     def _but_for_a_loop(self) -> "Resources":
         """Return what no event loop needs for its next run.

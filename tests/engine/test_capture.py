@@ -20,6 +20,7 @@ from quantum_async.engine.executors.capture import HEADER, LOG, MAGIC, STDOUT
 from quantum_async.engine.executors.outlet import Outlet, WorkerRecord
 from quantum_async.observe import relay as relay_module
 from quantum_async.observe.relay import relay, wanted
+from tests.support.processes import until
 
 ROOT = Path(__file__).parents[2]
 EVERYTHING = json.dumps({"levels": {"": 1}})
@@ -85,14 +86,6 @@ async def work(outlet, body, *, number=1, settings=EVERYTHING):
     await outlet.finish(number, process.pid)
     worked.seconds = time.monotonic() - began
     return worked
-
-
-async def until(condition, seconds=10.0):
-    """Wait for another process, in whose work no event of ours can be set."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        await asyncio.sleep(0.005)
 
 
 # -- what comes, and in which order ------------------------------------------------------------

@@ -36,6 +36,18 @@ def pid_of(_):
     return os.getpid()
 
 
+async def test_a_function_sent_by_value_keeps_the_name_of_its_file(flow):
+    flow.add_unit(lambda _: sys._getframe().f_code.co_filename, name="file")
+    assert (await flow.run({}))["file"] == __file__
+
+
+async def test_worker_processes_are_refused_where_there_are_none(flow, monkeypatch):
+    monkeypatch.delattr(os, "mkfifo")
+    flow.add_unit(pid_of, name="unit")
+    with pytest.raises(PlanError, match=r"unit 'unit' .* need Linux or macOS"):
+        await flow.run({})
+
+
 # -- grace ----------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ def alive(pid):
         return False
 
 
-async def until(condition, seconds=5.0):
+async def until(condition, seconds=10.0):
     """Wait for another process, in whose work no event of ours can be set."""
     deadline = time.monotonic() + seconds
     while not condition():

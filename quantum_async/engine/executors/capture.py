@@ -402,6 +402,7 @@ def high(descriptor: int) -> int:
 
 
 def _poll(condition: Callable[[], bool], seconds: float) -> None:
+    """Wait for another process to change shared memory or to empty a pipe: that wakes nobody."""
     until = time.monotonic() + seconds
     while not condition() and time.monotonic() < until:
         time.sleep(0.0005)

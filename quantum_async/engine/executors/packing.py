@@ -11,7 +11,7 @@ import pickle
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any
 
 import cloudpickle
@@ -23,9 +23,15 @@ from quantum_async.core.plan import Unit
 from quantum_async.engine.executors.base import Job
 from quantum_async.engine.executors.transport import dump
 
+_NO_FILE = "<dynamic-code>"
+
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, CodeType):
+            # From 3.1.3 on cloudpickle leaves out the file, and a traceback would show no source.
+            make, parts = self.dispatch_table[CodeType](obj)
+            return make, tuple(obj.co_filename if part == _NO_FILE else part for part in parts)
         if isinstance(obj, FunctionType | type) and not importable(obj.__module__):
             module = sys.modules.get(obj.__module__)
             if module is not None:
