@@ -373,7 +373,7 @@ def test_a_script_without_a_guard_is_not_run_again(tmp_path, loop):
     ran = subprocess.run(
         [sys.executable, str(script), "arg"], capture_output=True, text=True, timeout=60
     )
-    # asyncio says this, on 3.12 and on 3.11, of processes that anyio kills twice when its loop ends,
+    # asyncio of 3.12 and 3.11 says this of processes that anyio kills twice when its loop ends,
     # with or without us: the second time it collects the exit status that asyncio waits for.
     known = ("exit status already read", "Unknown child process pid")
     errors = [line for line in ran.stderr.splitlines() if not any(one in line for one in known)]
