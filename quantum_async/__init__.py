@@ -10,11 +10,14 @@ if TYPE_CHECKING:
     from quantum_async.caching import CachingQuantumPartitioner
     from quantum_async.core.context import ExecutionContext
     from quantum_async.core.errors import (
+        Backpressure,
         CircularDependencyError,
+        DependencyError,
         DuplicateUnitError,
         ExecutionError,
         InternalError,
         MissingInputError,
+        Overloaded,
         PlanError,
         QuantumError,
         RemoteError,
@@ -25,18 +28,24 @@ if TYPE_CHECKING:
         UnpicklableUnitError,
         WorkerCrashedError,
     )
+    from quantum_async.core.limits import Limit
     from quantum_async.core.plan import ExecutionPlan
+    from quantum_async.core.record import Outcome
+    from quantum_async.core.resource import Resource
     from quantum_async.core.retry import RetryPolicy
     from quantum_async.core.simulate import Simulation
     from quantum_async.core.states import ExecutionMode, FailurePolicy, Strategy, UnitState
     from quantum_async.core.unit import QuantumUnit
     from quantum_async.partitioner import QuantumPartitioner
     from quantum_async.result import RunResult, UnitRecord
+    from quantum_async.runtime import Runtime
     from quantum_async.tuning import select_execution_strategy, select_optimal_workers
 
 __all__ = [
+    "Backpressure",
     "CachingQuantumPartitioner",
     "CircularDependencyError",
+    "DependencyError",
     "DuplicateUnitError",
     "ExecutionContext",
     "ExecutionError",
@@ -44,15 +53,20 @@ __all__ = [
     "ExecutionPlan",
     "FailurePolicy",
     "InternalError",
+    "Limit",
     "MissingInputError",
+    "Outcome",
+    "Overloaded",
     "PlanError",
     "QuantumError",
     "QuantumPartitioner",
     "QuantumUnit",
     "RemoteError",
+    "Resource",
     "RetryPolicy",
     "RunResult",
     "RunTimeoutError",
+    "Runtime",
     "Simulation",
     "Strategy",
     "UndeclaredDependencyError",
@@ -71,11 +85,14 @@ _HOMES = {
     "caching": ("CachingQuantumPartitioner",),
     "core.context": ("ExecutionContext",),
     "core.errors": (
+        "Backpressure",
         "CircularDependencyError",
+        "DependencyError",
         "DuplicateUnitError",
         "ExecutionError",
         "InternalError",
         "MissingInputError",
+        "Overloaded",
         "PlanError",
         "QuantumError",
         "RemoteError",
@@ -86,7 +103,10 @@ _HOMES = {
         "UnpicklableUnitError",
         "WorkerCrashedError",
     ),
+    "core.limits": ("Limit",),
     "core.plan": ("ExecutionPlan",),
+    "core.record": ("Outcome",),
+    "core.resource": ("Resource",),
     "core.retry": ("RetryPolicy",),
     "core.simulate": ("Simulation",),
     "core.states": (
@@ -101,6 +121,7 @@ _HOMES = {
         "RunResult",
         "UnitRecord",
     ),
+    "runtime": ("Runtime",),
     "tuning": (
         "select_execution_strategy",
         "select_optimal_workers",

@@ -6,25 +6,22 @@ import weakref
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar, overload
 
-from quantum_async.core.binding import CONTEXT, Binding, ExactBinding, WiredBinding
+from quantum_async.core.binding import CONTEXT, Binding, ExactBinding, Handle, WiredBinding
+from quantum_async.core.compile import compile_plan
 from quantum_async.core.errors import (
     DuplicateUnitError,
     PlanError,
     UnknownDependencyError,
     did_you_mean,
 )
-from quantum_async.core.plan import ExecutionPlan, compile_plan
+from quantum_async.core.limits import Limit
+from quantum_async.core.options import NO_FALLBACK, make_options
+from quantum_async.core.plan import ExecutionPlan
+from quantum_async.core.resource import Resource
 from quantum_async.core.retry import RetryPolicy
+from quantum_async.core.shapes import STREAM, Shape
 from quantum_async.core.states import ExecutionMode, Strategy
-from quantum_async.core.unit import (
-    NO_FALLBACK,
-    QuantumUnit,
-    R,
-    T,
-    is_generator_function,
-    make_options,
-    takes_nothing,
-)
+from quantum_async.core.unit import QuantumUnit, R, T, is_generator_function, takes_nothing
 from quantum_async.engine.placement import PROCESS, place_of, place_units
 from quantum_async.result import RunResult
 
@@ -47,6 +44,8 @@ class Definition(Generic[T, R]):
 
     Attributes:
         units: The handles by name.
+        resources: The resources by name.
+        limits: The limits by name.
         default_execution_mode: Where units run that do not say it themselves.
         strategy: How the ready queue is ordered.
         last_result: The `RunResult` of the last run that ended, or None.
@@ -57,6 +56,8 @@ class Definition(Generic[T, R]):
         self.strategy = strategy
         self.units: dict[str, QuantumUnit[T, R]] = {}
         self.last_result: RunResult | None = None
+        self.resources: dict[str, Resource[Any]] = {}
+        self.limits: dict[str, Limit] = {}
         self._plan: ExecutionPlan | None = None
         self._measured: Mapping[str, float] = {}
         self._itself = weakref.ref(self)  # for the handles, which it holds
@@ -83,6 +84,10 @@ class Definition(Generic[T, R]):
         grace: float | None = None,
         max_result_bytes: int | None = None,
         batch: bool = True,
+        when: Callable[[Any], Any] | None = None,
+        trigger: str = "all_success",
+        uses: Any = None,
+        streams: Sequence["str | QuantumUnit[Any, Any]"] = (),
     ) -> QuantumUnit[T, R]:
         """Declare a unit.
 
@@ -113,6 +118,14 @@ class Definition(Generic[T, R]):
                 process; a larger one is the unit's error.
             batch: Whether it may be sent to a worker process together with others, if units are
                 shorter than the trip.
+            when: A plain function ``(ctx)``, asked when all dependencies have ended: if it says
+                False, the unit is skipped, and with it what depends on it.
+            trigger: What it waits for: ``"all_success"`` of its dependencies, ``"all_done"``,
+                ``"none_failed"`` or ``"one_success"``.
+            uses: What it needs of the limits: a name, a mapping of names to tokens, or a function
+                ``(ctx)`` that returns such a mapping.
+            streams: Dependencies whose items it reads as they come, with ``ctx.stream``: it starts
+                with them. Only needed if the unit's own code does not say ``ctx.stream``.
 
         Returns:
             The handle.
@@ -145,6 +158,10 @@ class Definition(Generic[T, R]):
             grace=grace,
             max_result_bytes=max_result_bytes,
             batch=batch,
+            when=when,
+            trigger=trigger,
+            uses=uses,
+            streams=streams,
         )
 
     @overload
@@ -199,11 +216,7 @@ class Definition(Generic[T, R]):
     ) -> QuantumUnit[T, R]:
         if isinstance(fn, QuantumUnit):
             name, fn = name or fn.id, fn.function
-        unknown = sorted(options.keys() - _OPTIONS)
-        if unknown:
-            raise PlanError(
-                f"unit() has no option {unknown[0]!r}{did_you_mean(unknown[0], _OPTIONS)}"
-            )
+        self._refuse_unknown(options)
         if name is None:
             own = getattr(fn, "__name__", "")
             name = own if own.isidentifier() else None
@@ -218,15 +231,24 @@ class Definition(Generic[T, R]):
         binding = WiredBinding.of(fn, name or self._next_name())
         return self._declare(fn, after, name, binding, metadata, **options)
 
+    @staticmethod
+    def _refuse_unknown(options: Mapping[str, Any]) -> None:
+        unknown = sorted(options.keys() - _OPTIONS)
+        if unknown:
+            raise PlanError(
+                f"unit() has no option {unknown[0]!r}{did_you_mean(unknown[0], _OPTIONS)}"
+            )
+
     def _declare(
         self,
         fn: Callable[..., Any],
         after: After,
         name: str | None,
-        binding: Binding,
+        binding: Binding | None,
         metadata: dict[str, Any] | None,
+        shape: Shape | None = None,
         **options: Any,
-    ) -> QuantumUnit[T, R]:
+    ) -> QuantumUnit[Any, Any]:
         if name is None:
             name = self._next_name()
         elif not isinstance(name, str) or not name:
@@ -236,18 +258,21 @@ class Definition(Generic[T, R]):
         if not callable(fn):
             raise PlanError(f"unit {name!r}: {fn!r} cannot be called")
         if is_generator_function(fn):
-            kind = "an asynchronous generator" if inspect.isasyncgenfunction(fn) else "a generator"
-            raise PlanError(
-                f"unit {name!r} is {kind}, and a unit gives one result: collect the items and "
-                "return the list"
-            )
+            shape = _stream(name, fn, shape, options)
         if metadata is not None and not isinstance(metadata, dict):
             raise PlanError(f"unit {name!r}: metadata must be a dictionary, not {metadata!r}")
-        if name in self.units:
+        if name in self.units or name in self.resources:
+            kind = "unit" if name in self.units else "resource"
             raise DuplicateUnitError(
-                f"there is a unit {name!r} already: names are what dependencies are declared by"
+                f"there is a {kind} {name!r} already: names are what dependencies are declared by"
             )
-        checked = make_options(name, metadata=metadata, binding=binding, **options)
+        checked = make_options(
+            name,
+            metadata=metadata,
+            binding=CONTEXT if binding is None else binding,
+            shape=shape,
+            **options,
+        )
         unit: QuantumUnit[T, R] = QuantumUnit(
             name,
             fn,
@@ -272,7 +297,7 @@ class Definition(Generic[T, R]):
         return f"unit_{number}"
 
     def _checked_names(self, unit: str, after: After) -> After:
-        if isinstance(after, str | QuantumUnit):
+        if isinstance(after, str | Handle):
             raise PlanError(f"unit {unit!r}: dependencies must be a list; write [{after!r}]")
         try:
             after = tuple(after)
@@ -281,10 +306,11 @@ class Definition(Generic[T, R]):
                 f"unit {unit!r}: dependencies must be a list of names or handles, not {after!r}"
             ) from None
         for dependency in after:
-            if isinstance(dependency, QuantumUnit):
-                if self.units.get(dependency.id) is not dependency:
+            if isinstance(dependency, Handle):
+                name = dependency.id
+                if dependency not in (self.units.get(name), self.resources.get(name)):
                     raise UnknownDependencyError(
-                        f"unit {unit!r} depends on the handle {dependency.id!r}, which belongs to "
+                        f"unit {unit!r} depends on the handle {name!r}, which belongs to "
                         "another partitioner: units of one graph must be declared on one"
                     )
             elif not isinstance(dependency, str):
@@ -325,7 +351,15 @@ class Definition(Generic[T, R]):
                 from quantum_async.engine.executors.packing import unsendable
 
                 problems = unsendable(for_workers)
-            plan = compile_plan(self.units, problems, self._measured)
+            if self.resources:
+                problems += stays_here(for_workers, self.resources)
+            plan = compile_plan(
+                self.units,
+                problems,
+                self._measured,
+                resources=self.resources,
+                limits=self._known_limits(),
+            )
             # What each run will ask of it, so that none has to find it out.
             plan.ranking(self.strategy)
             _ = plan.wired, plan.in_degrees
@@ -333,6 +367,42 @@ class Definition(Generic[T, R]):
             place_units(plan, mode, self.strategy)
             self._plan = plan
         return self._plan
+
+    def _known_limits(self) -> Mapping[str, Limit]:
+        """Return the limits that units may name; a `Runtime` may add to them."""
+        return self.limits
+
+
+def _stream(
+    name: str, fn: Callable[..., Any], shape: Shape | None, options: Mapping[str, Any]
+) -> Shape:
+    """Return the shape of a generator: an asynchronous one streams, others are no units."""
+    if not inspect.isasyncgenfunction(fn) or shape is not None:
+        kind = "an asynchronous generator" if inspect.isasyncgenfunction(fn) else "a generator"
+        whose = "a child of a map gives" if shape is not None else "a unit gives"
+        raise PlanError(
+            f"unit {name!r} is {kind}, and {whose} one result: collect the items and return the "
+            "list, or make it an asynchronous generator, whose items come as it yields"
+        )
+    mode = options.get("mode")
+    if mode is not None and str(getattr(mode, "value", mode)) not in ("auto", "async"):
+        raise PlanError(f"unit {name!r} is an asynchronous generator, which runs on the loop only")
+    return STREAM
+
+
+def stays_here(
+    units: Sequence[QuantumUnit[Any, Any]], resources: Mapping[str, Any]
+) -> list[PlanError]:
+    """Return why units for worker processes cannot go there: a resource cannot travel."""
+    return [
+        PlanError(
+            f"unit {unit.id!r} is to run in a worker process, and the resource {name!r} that it "
+            "takes cannot go there: run it on the loop or in a thread, or open it in the unit"
+        )
+        for unit in units
+        for name in unit.dependencies
+        if name in resources
+    ]
 
 
 def _exact(name: str | None, args: Any, kwargs: Any) -> ExactBinding:

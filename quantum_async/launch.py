@@ -6,9 +6,10 @@ quantum_async``: that keeps the import cheap.
 
 import asyncio
 import json
+import math
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,10 +22,13 @@ from quantum_async.core.errors import (
     PlanError,
     did_you_mean,
 )
+from quantum_async.core.limits import Gauge, unmet
 from quantum_async.core.plan import ExecutionPlan, Unit
 from quantum_async.core.ranking import Ranking, ranking_of
 from quantum_async.core.scheduler import Scheduler
+from quantum_async.core.shapes import ItemBinding
 from quantum_async.core.states import ExecutionMode, Strategy
+from quantum_async.core.triggers import Triggers
 from quantum_async.engine.attempt import Work, inline, on_loop, settled
 from quantum_async.engine.bus import Bus
 from quantum_async.engine.engine import Engine
@@ -40,10 +44,12 @@ from quantum_async.engine.placement import (
     PROCESS,
     THREAD,
     Placement,
+    Slots,
     place_units,
     slots_of,
 )
-from quantum_async.engine.setup import Companion, Setup
+from quantum_async.engine.rows import Rows
+from quantum_async.engine.setup import Companion, Nest, Setup
 from quantum_async.engine.view import View
 from quantum_async.observe.log import complain, context_binder
 from quantum_async.request import Names, RunRequest
@@ -59,15 +65,22 @@ class Scope:
         given: Results that are known before the run, by unit number.
         outside: Units that are not part of the run.
         keep: Units whose results are kept; None for all.
+        wanted: Units that were asked for by name.
     """
 
     given: Mapping[int, Any]
     outside: Collection[int]
     keep: frozenset[int] | None
+    wanted: frozenset[int]
 
 
-def launch(plan: ExecutionPlan, request: RunRequest) -> Engine:
+def launch(plan: ExecutionPlan, request: RunRequest, nest: Nest) -> Engine:
     """Check a request against a plan, and return the engine that will run it.
+
+    Args:
+        plan: The plan.
+        request: What a call of `run` asks for.
+        nest: Runs a partitioner inside the run.
 
     Raises:
         PlanError: With every problem found; nothing has been started then.
@@ -76,39 +89,30 @@ def launch(plan: ExecutionPlan, request: RunRequest) -> Engine:
     scope = _scope(plan, request, problems)
     placement = place_units(plan, request.mode, request.strategy)
     _check_input(plan, request, scope, problems)
+    problems += _beyond_limits(plan, request, scope)
     if problems:
         raise PlanError.of(problems)
-    run_id = request.run_id or os.urandom(6).hex()
+    outer = request.outer
+    run_id = outer.run_id if outer else request.run_id or os.urandom(6).hex()
     executors, companions = _executors(plan, request, placement, scope, run_id)
-    cpus = usable_cpus()
+    slots, mine = _slots(request, executors)
+    scheduler = _scheduler(plan, request, placement, scope, slots, mine)
     sequential = request.mode is ExecutionMode.SEQUENTIAL
-    scheduler = Scheduler(
-        plan,
-        _ranking(plan, request),
-        lanes=placement.lanes,
-        slots=slots_of(
-            placement,
-            cpus=cpus,
-            max_workers=request.max_workers,
-            custom_slots=getattr(executors.get(CUSTOM), "slots", None),
-            strategy=request.strategy,
-        ),
-        max_running=1 if sequential else request.max_workers,
-        given=scope.given,
-        outside=scope.outside,
-    )
     if request.strategy is Strategy.ADAPTIVE and not sequential:
         from quantum_async.engine.adaptive import Governor
 
+        cpus = usable_cpus()
         companions.append(Governor(scheduler, cpus, request.max_workers, machine_load))
     # A loop on virtual time wants to know what works elsewhere; then durations are virtual too.
     loop = asyncio.get_running_loop()
     outside_work: OutsideWork | None = getattr(loop, "outside_work", None)
     clock = time.perf_counter if outside_work is None else loop.time
-    ledger = Ledger(plan, scheduler, run_id, time.time(), clock(), placement.places)
+    rows, where = Rows(plan), list(placement.places)
+    ledger = Ledger(plan, scheduler, run_id, time.time(), clock(), where, rows)
     ledger.give(scope.given)
     view = View(
         plan,
+        rows,
         ledger.results,
         input=request.input,
         metrics=ledger.metrics,
@@ -116,15 +120,15 @@ def launch(plan: ExecutionPlan, request: RunRequest) -> Engine:
         run_id=run_id,
     )
     if PROCESS in executors and request.workers.batches and request.around is None:
-        lane = placement.places.index(PROCESS)
-        pool: Any = executors[PROCESS]
-        pool.send_ahead(plan, scheduler, view, lane, ledger.attempts)
+        _send_ahead(executors[PROCESS], plan, scheduler, view, placement, ledger)
+    bus = Bus(request.observers, run_id, clock, complain) if outer is None else outer.bus
     setup = Setup(
         plan=plan,
         scheduler=scheduler,
         ledger=ledger,
         view=view,
-        bus=Bus(request.observers, run_id, clock, complain),
+        rows=rows,
+        bus=bus,
         places=[_work(place, executors, outside_work) for place in placement.places],
         clock=clock,
         policy=request.failure_policy,
@@ -134,8 +138,75 @@ def launch(plan: ExecutionPlan, request: RunRequest) -> Engine:
         around=request.around,
         bind=context_binder(run_id),
         companions=companions,
+        slots=slots,
+        budget=request.budget,
+        shares=request.shares,
+        wanted=scope.wanted,
+        nest=nest,
+        ends_at=math.inf if outer is None else outer.ends_at,
+        priority=request.priority,
     )
     return Engine(setup)
+
+
+def _scheduler(
+    plan: ExecutionPlan,
+    request: RunRequest,
+    placement: Placement,
+    scope: Scope,
+    slots: Slots,
+    mine: tuple[Gauge, ...],
+) -> Scheduler:
+    triggers = None if plan.trigger_codes is None else Triggers(plan.trigger_codes)
+    scheduler = Scheduler(
+        plan,
+        _ranking(plan, request),
+        lanes=placement.lanes,
+        slots=[None] * len(placement.places),
+        given=scope.given,
+        outside=scope.outside,
+        gauges=[(*mine, *slots.of(place)) for place in placement.places],
+        needs=placement.needs,
+        budget=request.budget,
+        special=plan.special,
+        triggers=triggers,
+        streams=plan.streams,
+    )
+    scheduler.total = mine[0] if mine else slots.total
+    return scheduler
+
+
+def _slots(
+    request: RunRequest, executors: Mapping[str, Executor]
+) -> tuple[Slots, tuple[Gauge, ...]]:
+    """Return the slots that a run shares, and those that are its own beside them."""
+    sequential = request.mode is ExecutionMode.SEQUENTIAL
+    most = 1 if sequential else request.max_workers
+    shared = request.slots
+    if shared is not None:
+        return shared, () if most is None else (Gauge(most),)
+    places = slots_of(
+        cpus=usable_cpus(),
+        max_workers=request.max_workers,
+        custom_slots=getattr(executors.get(CUSTOM), "slots", None),
+        balanced=request.strategy is Strategy.RESOURCE_BALANCED
+        and {PROCESS, THREAD} <= executors.keys(),
+    )
+    return Slots(most, places), ()
+
+
+def _send_ahead(
+    pool: Any,
+    plan: ExecutionPlan,
+    scheduler: Scheduler,
+    view: View,
+    placement: Placement,
+    ledger: Ledger,
+) -> None:
+    """Let short units go to the workers together; not those that wait for limits."""
+    lane = placement.places.index(PROCESS)
+    if placement.places.count(PROCESS) == 1 and not placement.needs[lane]:
+        pool.send_ahead(plan, scheduler, view, lane, ledger.attempts)
 
 
 def _ranking(plan: ExecutionPlan, request: RunRequest) -> Ranking | None:
@@ -275,11 +346,12 @@ def _scope(plan: ExecutionPlan, request: RunRequest, problems: list[PlanError]) 
         outside = [unit for unit in range(plan.unit_count) if unit not in needed]
     keep = None
     if request.keep != "all":
-        wanted = targets
+        kept = targets
         if request.keep != "targets":
-            wanted = _numbers(plan, request.keep, "keep", problems)
-        keep = frozenset(wanted)
-    return Scope(given, outside, keep)
+            kept = _numbers(plan, request.keep, "keep", problems)
+        keep = frozenset(kept)
+    wanted = frozenset() if request.targets is None else frozenset(targets)
+    return Scope(given, outside, keep, wanted | (keep or frozenset()))
 
 
 def _known(
@@ -321,6 +393,19 @@ def _numbers(
     return found
 
 
+def _beyond_limits(plan: ExecutionPlan, request: RunRequest, scope: Scope) -> Iterator[PlanError]:
+    """Yield why units could never start under the limits of this run."""
+    limits = {} if request.budget is None else request.budget.limits
+    if limits == plan.limits:
+        return
+    for number, unit in enumerate(plan.handles):
+        uses = unit.options.uses
+        if uses and not callable(uses) and number not in scope.outside:
+            problem = unmet(unit.id, uses, limits)
+            if problem is not None:
+                yield problem
+
+
 def _check_input(
     plan: ExecutionPlan, request: RunRequest, scope: Scope, problems: list[PlanError]
 ) -> None:
@@ -329,19 +414,23 @@ def _check_input(
     keys = given if isinstance(given, Mapping) else {}
     problems += [
         DuplicateUnitError(
-            f"{key!r} is both a unit and a key of the run's input, so ctx[{key!r}] could mean "
+            f"{key!r} is both a {'unit' if key in plan.index else 'resource'} and a key of the "
+            f"run's input, so ctx[{key!r}] could mean "
             "either: rename one of the two"
         )
         for key in keys
-        if key in plan.index
+        if key in plan.index or key in plan.resources
     ]
     idle = scope.given.keys() | set(scope.outside)
     for number in plan.wired:
         unit = plan.handles[number]
         binding = unit.options.binding
+        if isinstance(binding, ItemBinding):
+            binding = binding.others
         if isinstance(binding, WiredBinding) and number not in idle:
             needed = [n for n in binding.names if n not in binding.optional]
-            missing = [n for n in needed if n not in plan.index and n not in keys]
+            known = (plan.index, plan.resources, keys)
+            missing = [n for n in needed if not any(n in names for names in known)]
             problems += [_missing(unit, name, keys, plan, given) for name in missing]
 
 

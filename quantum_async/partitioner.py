@@ -1,21 +1,24 @@
 """`QuantumPartitioner`: declare units, plan them, run them. The one place where the rooms meet."""
 
 import asyncio
-import functools
+import math
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
-from quantum_async.blocking import run_blocking
+from quantum_async.core.checks import check_number
 from quantum_async.core.context import Around
+from quantum_async.core.errors import PlanError
+from quantum_async.core.limits import Budget, Limit, checked_limits
 from quantum_async.core.plan import Unit
-from quantum_async.core.states import ExecutionMode, FailurePolicy, Strategy, UnitState, parse
+from quantum_async.core.states import ExecutionMode, FailurePolicy, Strategy, parse
 from quantum_async.core.unit import QuantumUnit, R, T
-from quantum_async.definition import Definition
 from quantum_async.engine.bus import Observer
 from quantum_async.engine.executors.limits import WorkerLimits
+from quantum_async.engine.setup import Outer
+from quantum_async.forms import Forms
 from quantum_async.observe.hooks import hooks
 from quantum_async.observe.log import LogObserver
 from quantum_async.observe.stream import EventStream
@@ -29,10 +32,11 @@ from quantum_async.request import (
     or_else,
 )
 from quantum_async.result import RunResult
+from quantum_async.runtime import Runtime, current_runtime
 from quantum_async.verdict import failed, first_error, out_of_time
 
 
-class QuantumPartitioner(Definition[T, R]):
+class QuantumPartitioner(Forms[T, R]):
     """Units of work with dependencies, and the runs of them.
 
     A partitioner is a definition: each run has a state of its own, so one partitioner serves any
@@ -44,6 +48,8 @@ class QuantumPartitioner(Definition[T, R]):
         default_execution_mode: Where units run that do not say it themselves.
         strategy: How the ready queue is ordered.
         failure_policy: What one unit's failure means for the others.
+        limits: `Limit`s by name, or numbers, which are concurrencies; units say with ``uses=`` what
+            they need of them. They hold for all runs of this partitioner in an event loop.
         observers: Callables that take every event of every run.
         name: What runs are called in logs.
         max_uses: After so many units a worker process makes room for a new one.
@@ -84,6 +90,7 @@ class QuantumPartitioner(Definition[T, R]):
         *,
         strategy: Strategy | str = Strategy.CRITICAL_PATH,
         failure_policy: FailurePolicy | str = FailurePolicy.CONTINUE,
+        limits: Mapping[str, Limit | float] | None = None,
         observers: Iterable[Observer] = (),
         name: str | None = None,
         max_uses: int | None = None,
@@ -98,6 +105,9 @@ class QuantumPartitioner(Definition[T, R]):
             parse(Strategy, strategy, "strategy"),
         )
         self.max_workers = max_workers
+        self.limits = checked_limits(limits)
+        self._budget: Budget | None = None
+        self._budget_loop: asyncio.AbstractEventLoop | None = None
         self.failure_policy = parse(FailurePolicy, failure_policy, "failure_policy")
         self.observers: list[Observer] = checked_observers(observers)
         self.name = name or type(self).__name__
@@ -123,6 +133,7 @@ class QuantumPartitioner(Definition[T, R]):
         keep: "Names | str | QuantumUnit[Any, Any]" = "all",
         observers: Iterable[Observer] = (),
         run_id: str | None = None,
+        priority: float = 0,
         faults: Intervention | None = None,
     ) -> RunResult:
         """Run the units; each starts the moment its last dependency has ended.
@@ -145,6 +156,7 @@ class QuantumPartitioner(Definition[T, R]):
                 ended.
             observers: Callables that take every event of this run.
             run_id: What the run is called; by default a random name.
+            priority: Larger goes before other runs with which this one shares slots or limits.
             faults: `quantum_async.testing.Faults` that units of this run meet.
 
         Returns:
@@ -154,6 +166,7 @@ class QuantumPartitioner(Definition[T, R]):
             PlanError: If anything is refused; nothing has run then.
             ExecutionError: If units failed, unless the policy is COLLECT.
             RunTimeoutError: If the run's time was up.
+            Overloaded: If the `Runtime` that it would be in is full.
         """
         request = self._request(
             context,
@@ -169,9 +182,13 @@ class QuantumPartitioner(Definition[T, R]):
             keep=keep,
             observers=observers,
             run_id=run_id,
+            priority=priority,
             faults=faults,
         )
         return await self._run(request)
+
+    def _started(self, context: Any, options: dict[str, Any]) -> Coroutine[Any, Any, RunResult]:
+        return self.run(context, **options)
 
     def stream(self, context: Any = None, **options: Any) -> EventStream[RunResult]:
         """Run the units and hear of it: ``async with flow.stream(ctx) as events: async for …``.
@@ -208,9 +225,11 @@ class QuantumPartitioner(Definition[T, R]):
         keep: Any = "all",
         observers: Iterable[Observer] = (),
         run_id: str | None = None,
+        priority: float = 0,
         faults: Intervention | None = None,
     ) -> RunRequest:
         check_limits(max_workers, timeout)
+        check_number("", "priority", priority, least=-math.inf)
         listeners: list[Observer] = [*self.observers, *checked_observers(observers)]
         listeners += hooks(self.on_unit_start, self.on_unit_complete, self.on_unit_error)
         log = LogObserver()
@@ -235,6 +254,7 @@ class QuantumPartitioner(Definition[T, R]):
             partitioner=self.name,
             around=self._around(),
             workers=self._workers,
+            priority=priority,
             interventions=checked_interventions(faults),
         )
 
@@ -252,24 +272,70 @@ class QuantumPartitioner(Definition[T, R]):
                 "quantum_async runs on asyncio, and no asyncio loop is running here; trio is not "
                 "supported"
             ) from None
+        runtime = current_runtime()
+        if request.outer is not None:
+            return await self._launch(request, keep, None)
+        own = self._own_budget()
+        if runtime is None:
+            return await self._launch(
+                replace(request, budget=own, shares=own is not None), keep, None
+            )
+        async with runtime.admitted(request.priority):
+            request = replace(
+                request,
+                budget=runtime.budget_with(own),
+                slots=runtime.slots,
+                shares=True,
+                observers=[*request.observers, *runtime.observers],
+            )
+            return await self._launch(request, keep, runtime)
+
+    async def _launch(
+        self,
+        request: RunRequest,
+        keep: Callable[[RunResult], None] | None,
+        runtime: Runtime | None,
+    ) -> RunResult:
         from quantum_async.launch import launch
 
         plan = self.build_execution_plan()
         for intervention in request.interventions:
             request = intervention.amend(self, plan, request)
-        engine = launch(plan, request)
+        engine = launch(plan, request, _run_inside)
         result = RunResult(engine.ledger, engine.pauses)
+        if runtime is not None:
+            runtime.add(engine)
         try:
             await engine.run()
         finally:
-            self.last_result = result
+            if request.outer is None:
+                self.last_result = result
             if keep is not None:
                 keep(result)
+            if runtime is not None:
+                runtime.remove(engine)
         if engine.timed_out:
             raise out_of_time(result, request.timeout or 0.0)
         if request.failure_policy is not FailurePolicy.COLLECT and not result.ok:
             raise failed(result) from first_error(result)
         return result
+
+    def _own_budget(self) -> Budget | None:
+        """Return the state of the limits, of all runs in this loop; rates go on in later loops."""
+        if not self.limits:
+            return None
+        loop = asyncio.get_running_loop()
+        if self._budget_loop is not loop:
+            before = self._budget_loop
+            if self._budget is None or before is None or not _same_time(before, loop):
+                self._budget = Budget(self.limits, loop.time)
+            self._budget.clock = loop.time
+            self._budget_loop = loop
+        return self._budget
+
+    def _known_limits(self) -> Mapping[str, Limit]:
+        runtime = current_runtime()
+        return self.limits if runtime is None else self.limits | runtime.limits
 
     async def warm(self, workers: int | None = None) -> None:
         """Start worker processes ahead of the first run that needs them.
@@ -308,97 +374,34 @@ class QuantumPartitioner(Definition[T, R]):
 
         return Override(self, doubles)
 
-    # -- the seed's blocking forms --------------------------------------------------------------
-
-    def execute(
-        self,
-        context: Any = None,
-        execution_mode: ExecutionMode | str | None = None,
-        max_workers: int | None = None,
-        custom_executor: Any = None,
-        **options: Any,
-    ) -> dict[str, Any]:
-        """Run the units in an event loop of their own, and block until they have ended.
-
-        Args:
-            context: The run's input.
-            execution_mode: Where units run that do not say it themselves.
-            max_workers: How many units run at once.
-            custom_executor: A ``concurrent.futures.Executor``, for mode "custom".
-            options: Other options of `run`.
-
-        Returns:
-            Results by unit name, in plan order.
-
-        Raises:
-            RuntimeError: If an event loop is running in this thread.
-        """
-        mode = or_else(execution_mode, options.pop("mode", None))
-        if or_else(mode, self.default_execution_mode) in _INTERPRETER:
-            import quantum_async.engine.executors.interpreter  # noqa: F401 - `blocking` asks for it
-        run = functools.partial(
-            self.run,
-            context,
-            mode=mode,
-            max_workers=max_workers,
-            custom_executor=custom_executor,
-            **options,
-        )
-        return dict(run_blocking(run))
-
-    def execute_with_strategy(self, context: Any, strategy: Strategy | str) -> dict[str, Any]:
-        """As `execute`, with the ready queue ordered by `strategy`."""
-        return self.execute(context, strategy=strategy)
-
-    def execute_with_monitoring(self, context: Any = None) -> dict[str, Any]:
-        """As `execute`; afterwards `last_execution_metrics` has times and trace of the units.
-
-        They are there after every run; this is the seed's name for it.
-        """
-        return self.execute(context)
-
-    def execute_with_recovery(self, context: Any = None) -> dict[str, Any]:
-        """As `execute`: units are retried, and fallbacks stand in for those that failed.
-
-        Raises:
-            ExecutionError: If a unit without a fallback failed; `get_partial_results` has the
-                rest.
-        """
-        return self.execute(context, failure_policy=FailurePolicy.CONTINUE)
-
-    # -- about the last run that ended ----------------------------------------------------------
-
-    def get_partial_results(self) -> dict[str, Any]:
-        """Return the results of the last run that ended, however it did, by unit name."""
-        return {} if self.last_result is None else dict(self.last_result)
-
-    def get_failed_units(self) -> list[QuantumUnit[T, R]]:
-        """Return the handles of units that failed or timed out in the last run that ended."""
-        return [self.units[name] for name in self._in_last_run(UnitState.FAILED, UnitState.TIMEOUT)]
-
-    @property
-    def completed_units(self) -> set[str]:
-        """Names of the units that completed in the last run that ended."""
-        return set(self._in_last_run(UnitState.COMPLETED))
-
-    @property
-    def failed_units(self) -> set[str]:
-        """Names of the units that failed or timed out in the last run that ended."""
-        return set(self._in_last_run(UnitState.FAILED, UnitState.TIMEOUT))
-
-    def _in_last_run(self, *states: UnitState) -> list[str]:
-        if self.last_result is None:
-            return []
-        return [name for name, state in self.last_result.states.items() if state in states]
-
-    @property
-    def last_execution_metrics(self) -> dict[str, Any]:
-        """`RunResult.metrics` of the last run that ended; empty before."""
-        return {} if self.last_result is None else self.last_result.metrics
-
     def __repr__(self) -> str:
         last = "not run yet" if self.last_result is None else repr(self.last_result)
         return f"<{self.name}: {len(self.units)} units; {last}>"
 
 
-_INTERPRETER = (ExecutionMode.INTERPRETER, ExecutionMode.INTERPRETER.value)
+async def _run_inside(flow: Any, input: Any, options: dict[str, Any], outer: Outer) -> RunResult:  # noqa: A002
+    """Run a partitioner inside a run, with what is that one's."""
+    if not isinstance(flow, QuantumPartitioner):
+        raise PlanError(f"ctx.run() takes a partitioner, not {flow!r}")
+    refused = {"observers", "run_id", "priority", "faults"} & options.keys()
+    if refused:
+        raise PlanError(f"ctx.run() has no option {min(refused)!r}: it is the outer run's")
+    request = flow._request(input, **options)
+    request = replace(
+        request,
+        max_workers=options.get("max_workers"),
+        observers=(),
+        outer=outer,
+        slots=outer.slots,
+        budget=outer.budget,
+        shares=True,
+        priority=outer.priority,
+        interventions=tuple(one for one in request.interventions if one.goes_inside),
+    )
+    return await flow._run(request, outer.keep)
+
+
+def _same_time(before: asyncio.AbstractEventLoop, now: asyncio.AbstractEventLoop) -> bool:
+    """Whether a loop has ended, and this one's clock goes on where it was: not a virtual one."""
+    virtual = hasattr(before, "outside_work") or hasattr(now, "outside_work")
+    return before.is_closed() and not virtual

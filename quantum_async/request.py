@@ -6,15 +6,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from quantum_async.core.binding import Handle
+from quantum_async.core.checks import check_number, check_workers
 from quantum_async.core.errors import PlanError
+from quantum_async.core.limits import Budget
 from quantum_async.core.plan import ExecutionPlan, Unit
 from quantum_async.core.states import ExecutionMode, FailurePolicy, Strategy
-from quantum_async.core.unit import check_number, check_workers, is_coroutine_function
+from quantum_async.core.unit import is_coroutine_function
 from quantum_async.engine.bus import Observer
 from quantum_async.engine.executors.limits import WorkerLimits
+from quantum_async.engine.placement import Slots
 
 if TYPE_CHECKING:
     from quantum_async.engine.attempt import Layer  # at run time only the engine needs it
+    from quantum_async.engine.setup import Outer
 
 Names = Iterable["str | Handle"]
 
@@ -39,6 +43,11 @@ class RunRequest:
     partitioner: str
     around: "Callable[[Unit], Layer | None] | None"
     workers: WorkerLimits
+    priority: float = 0
+    budget: Budget | None = None  # the limits that its units may use
+    slots: Slots | None = None  # those that it shares with other runs
+    shares: bool = False  # whether it shares anything with other runs
+    outer: "Outer | None" = None  # the run around it
     interventions: "tuple[Intervention, ...]" = ()
     order: Sequence[int] | None = None  # of the ready queue, best first, instead of `strategy`
 
@@ -49,6 +58,11 @@ class Intervention(Protocol):
     @property
     def outermost(self) -> bool:
         """Whether it goes around all others."""
+        ...
+
+    @property
+    def goes_inside(self) -> bool:
+        """Whether it holds for runs inside runs too."""
         ...
 
     def amend(self, flow: object, plan: ExecutionPlan, request: RunRequest) -> RunRequest:

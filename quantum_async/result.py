@@ -1,6 +1,7 @@
 """What a run gives back: results, records, metrics, and an account of where the time went."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, TypeVar, overload
@@ -9,7 +10,7 @@ from quantum_async.core.binding import Handle
 from quantum_async.core.errors import did_you_mean, message_of
 from quantum_async.core.plan import ExecutionPlan
 from quantum_async.core.record import UnitRecord
-from quantum_async.core.scheduler import CANCELED, COMPLETED, SKIPPED
+from quantum_async.core.scheduler import COMPLETED
 from quantum_async.core.states import UnitState
 from quantum_async.core.unit import QuantumUnit
 from quantum_async.engine.ledger import NOTHING, Ledger
@@ -23,7 +24,9 @@ class RunResult(Mapping[str, Any]):
     """What a run gave: a mapping from unit name (or handle) to result, in plan order.
 
     Units without a result (failed, skipped, cancelled, or dropped by ``keep=``) are not keys;
-    `units` has a record of every unit of the run. Records are made when they are asked for.
+    `units` has a record of every unit of the run. ``result["map[3]"]`` is the result of one child
+    of a map, ``result["name/child"]`` that of a unit of a nested run. Records are made when they
+    are asked for.
 
     Args:
         ledger: What happened.
@@ -45,11 +48,14 @@ class RunResult(Mapping[str, Any]):
     def __getitem__(self, key: str) -> Any: ...
     def __getitem__(self, key: str | QuantumUnit[Any, Any]) -> Any:
         name = key.id if isinstance(key, Handle) else key
-        unit = self.plan.index.get(name)
+        unit = self._ledger.rows.number(name)
         if unit is not None and isinstance(key, Handle) and self.plan.handles[unit] is not key:
             raise KeyError(f"the handle {name!r} is of another partitioner than this result")
         if unit is not None and (value := self._ledger.results[unit]) is not NOTHING:
             return value
+        inner, rest = self._ledger.inside(name)
+        if inner is not None:
+            return inner[rest]
         raise KeyError(self._why_not(name))
 
     @overload
@@ -73,17 +79,20 @@ class RunResult(Mapping[str, Any]):
         return f"unit {name!r} has no result: it is {record.state.value}{why}"
 
     def __iter__(self) -> Iterator[str]:
-        names, results = self.plan.names, self._ledger.results
+        names, results = self._ledger.rows.names, self._ledger.results
         return (names[unit] for unit in self.plan.order if results[unit] is not NOTHING)
 
     def __len__(self) -> int:
-        results = self._ledger.results
-        return len(results) - sum(1 for value in results if value is NOTHING)
+        # Without the children of maps, whose results stand in those of the maps.
+        return sum(1 for _ in self)
 
     def __contains__(self, key: object) -> bool:
         name = key.id if isinstance(key, Handle) else key
-        unit = self.plan.index.get(name)  # type: ignore[call-overload]
-        return unit is not None and self._ledger.results[unit] is not NOTHING
+        unit = self._ledger.rows.number(name)
+        if unit is not None:
+            return self._ledger.results[unit] is not NOTHING
+        inner, rest = self._ledger.inside(name)
+        return inner is not None and rest in inner
 
     # -- what happened ----------------------------------------------------------------------
 
@@ -105,18 +114,22 @@ class RunResult(Mapping[str, Any]):
     @property
     def states(self) -> dict[str, UnitState]:
         """State of every unit of the run, in plan order."""
-        ledger, names = self._ledger, self.plan.names
-        return {names[u]: ledger.scheduler.state(u) for u in self.plan.order if ledger.in_run(u)}
+        ledger, names = self._ledger, self._ledger.rows.names
+        in_order = ledger.rows.in_order()
+        return {names[u]: ledger.scheduler.state(u) for u in in_order if ledger.in_run(u)}
 
     @property
     def errors(self) -> dict[str, BaseException]:
         """Exception of every unit that failed or timed out, in plan order."""
-        ledger, names = self._ledger, self.plan.names
+        ledger, names = self._ledger, self._ledger.rows.names
         return {names[unit]: ledger.errors[unit] for unit in ledger.failed}
 
     @property
     def roots(self) -> dict[str, str]:
-        """The failed unit that is to blame, for every skipped unit, in plan order."""
+        """The unit that is to blame, for every skipped unit, in plan order.
+
+        That is one that failed, or one whose condition was false; its own, perhaps.
+        """
         roots, names = self._ledger.roots, self.plan.names
         return {names[unit]: names[roots[unit]] for unit in self.plan.order if unit in roots}
 
@@ -126,8 +139,9 @@ class RunResult(Mapping[str, Any]):
         Raises:
             KeyError: If there is no such unit in the run.
         """
-        number = self.plan.index[self.units[unit].name]  # type: ignore[index]
         ledger = self._ledger
+        number = ledger.rows.number(self.units[unit].name)  # type: ignore[index]
+        assert number is not None  # `units` has it
         if not ledger.attempts[number]:
             return []
         moments = [ledger.starts[number], *self._pauses.get(number, ())]
@@ -141,10 +155,7 @@ class RunResult(Mapping[str, Any]):
     @property
     def ok(self) -> bool:
         """Whether every unit of the run has a result, fallbacks included."""
-        phase = self._ledger.scheduler.phase
-        return self._ledger.scheduler.finished and not (
-            self._ledger.failed or SKIPPED in phase or CANCELED in phase
-        )
+        return self._ledger.complete
 
     @property
     def duration(self) -> float:
@@ -217,15 +228,19 @@ class _Records(Mapping[str, UnitRecord]):
 
     def __getitem__(self, key: str | Handle) -> UnitRecord:
         name = key.id if isinstance(key, Handle) else key
-        plan = self._ledger.plan
-        unit = plan.index.get(name)
-        if unit is None or not self._ledger.in_run(unit):
-            raise KeyError(f"no unit {name!r} in this run{did_you_mean(name, plan.names)}")
-        return self._ledger.record(unit)
+        ledger = self._ledger
+        unit = ledger.rows.number(name)
+        if unit is not None and ledger.in_run(unit):
+            return ledger.record(unit)
+        inner, rest = ledger.inside(name)
+        if inner is not None and rest in inner.units:
+            record: UnitRecord = inner.units[rest]
+            return replace(record, name=name)
+        raise KeyError(f"no unit {name!r} in this run{did_you_mean(name, ledger.plan.names)}")
 
     def __iter__(self) -> Iterator[str]:
         ledger = self._ledger
-        return (ledger.plan.names[u] for u in ledger.plan.order if ledger.in_run(u))
+        return (ledger.rows.names[u] for u in ledger.rows.in_order() if ledger.in_run(u))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)

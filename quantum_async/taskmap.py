@@ -14,10 +14,10 @@ from math import inf
 from typing import Any, Generic, TypeVar
 
 from quantum_async.blocking import run_blocking
+from quantum_async.core.checks import check_number
 from quantum_async.core.errors import CircularDependencyError, ExecutionError, PlanError
 from quantum_async.core.plan import ExecutionPlan
 from quantum_async.core.states import ExecutionMode
-from quantum_async.core.unit import check_number
 from quantum_async.observe.hooks import hooks
 from quantum_async.partitioner import QuantumPartitioner
 

@@ -35,10 +35,10 @@ MAX_FUNCTION_LINES = 70  # the docstring is not counted: it is for the reader
 # `random.Random` has a seed that is handed in; the global `random` is chance. Of `sys` there are
 # constants, and the rest is the process.
 PURE = """
-    __future__ abc array bisect collections collections.abc contextlib copy dataclasses decimal
-    difflib enum fractions functools graphlib hashlib heapq html inspect itertools json keyword math
-    numbers operator random.Random re reprlib string struct sys.float_info sys.maxsize textwrap
-    types typing unicodedata weakref
+    __future__ abc array bisect collections collections.abc contextlib copy dataclasses
+    datetime.timedelta decimal difflib dis enum fractions functools graphlib hashlib heapq html
+    inspect itertools json keyword math numbers operator random.Random re reprlib string struct
+    sys.float_info sys.maxsize textwrap types typing unicodedata weakref
 """
 
 # What else a file may import, by the longest prefix of its path that is listed here. `core/` and

@@ -54,35 +54,37 @@ class ExactBinding:
 
     def handles(self) -> Iterator[Handle]:
         """Yield the handles among the arguments, in order."""
-        return _handles_in([*self.args, *self.kwargs.values()])
+        return handles_in([*self.args, *self.kwargs.values()])
 
     def bind(self, ctx: Any) -> Arguments:
         """Return the arguments with each handle replaced by its unit's result."""
         return (
-            tuple(_filled(value, ctx) for value in self.args),
-            {name: _filled(value, ctx) for name, value in self.kwargs.items()},
+            tuple(filled(value, ctx) for value in self.args),
+            {name: filled(value, ctx) for name, value in self.kwargs.items()},
         )
 
 
-def _handles_in(values: Sequence[Any]) -> Iterator[Handle]:
+def handles_in(values: Sequence[Any]) -> Iterator[Handle]:
+    """Yield the handles among values, and inside lists, tuples and dictionaries among them."""
     for value in values:
         if isinstance(value, Handle):
             yield value
         elif type(value) in (list, tuple):
-            yield from _handles_in(value)
+            yield from handles_in(value)
         elif type(value) is dict:
-            yield from _handles_in(list(value.values()))
+            yield from handles_in(list(value.values()))
 
 
-def _filled(value: Any, ctx: Any) -> Any:
+def filled(value: Any, ctx: Any) -> Any:
+    """Return a value with each handle in it replaced by its result."""
     if isinstance(value, Handle):
         return ctx[value]
     kind = type(value)
     # Containers without a handle stay the objects that they are.
-    if kind in (list, tuple) and any(_handles_in(value)):
-        return kind(_filled(item, ctx) for item in value)
-    if kind is dict and any(_handles_in(list(value.values()))):
-        return {key: _filled(item, ctx) for key, item in value.items()}
+    if kind in (list, tuple) and any(handles_in(value)):
+        return kind(filled(item, ctx) for item in value)
+    if kind is dict and any(handles_in(list(value.values()))):
+        return {key: filled(item, ctx) for key, item in value.items()}
     return value
 
 

@@ -1,50 +1,25 @@
 """What a unit sees of its run: its input, the results that it declared, and where it stands."""
 
-import math
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from typing import Any, Generic, TypeVar
 
 from quantum_async.core.binding import Handle
-from quantum_async.core.errors import UndeclaredDependencyError, did_you_mean
+from quantum_async.core.errors import (
+    DependencyError,
+    UndeclaredDependencyError,
+    described,
+    did_you_mean,
+)
+from quantum_async.core.record import Outcome
+from quantum_async.core.runview import DependencyResults, DetachedRun, RunView
+from quantum_async.core.states import UnitState
 
 T = TypeVar("T")
 
-# Up to here a scan of a unit's dependencies is cheaper than making a set of them.
-_SHORT = 8
-
-
-class RunView(Protocol):
-    """What a context needs to know of the run around it."""
-
-    run_id: str
-    input: Any
-    metrics: dict[str, Any]
-    environment: Mapping[str, Any]
-
-    def unit_id(self, unit: int) -> str:
-        """Return a unit's name."""
-        ...
-
-    def results(self, unit: int) -> Mapping[str, Any]:
-        """Return the results of a unit's dependencies."""
-        ...
-
-    def is_unit(self, name: object) -> bool:
-        """Return whether any unit of the plan has this name."""
-        ...
-
-    def other_units(self, unit: int) -> frozenset[str]:
-        """Return the plan's names, for a context that travels; nothing if they are very many."""
-        ...
-
-    def remaining(self, unit: int) -> float:
-        """Return seconds to the nearest deadline."""
-        ...
-
-    def emit(self, unit: int, attempt: int, value: Any) -> None:
-        """Pass a value on to those who listen."""
-        ...
+__all__ = [
+    "Around", "DependencyResults", "DetachedRun", "ExecutionContext",
+    "MissingKeyError", "RunView",
+]  # fmt: skip
 
 
 # What may be wrapped around an attempt: it gets the context, and a function that does the work.
@@ -125,6 +100,11 @@ class ExecutionContext(Mapping[str, Any], Generic[T]):
         return self._run
 
     @property
+    def number(self) -> int:
+        """The unit's number in the run. For engines."""
+        return self._unit
+
+    @property
     def input(self) -> T:
         """The run's input object itself."""
         return self._run.input  # type: ignore[no-any-return]
@@ -170,7 +150,11 @@ class ExecutionContext(Mapping[str, Any], Generic[T]):
         """
         name = unit_id.id if isinstance(unit_id, Handle) else unit_id
         results = self.unit_results
-        if name not in results and self._run.is_unit(name):
+        if (
+            name not in results
+            and self._run.is_unit(name)
+            and self._run.outcome(self._unit, name) is None
+        ):
             raise _undeclared(self.unit_id, name)
         return results.get(name)
 
@@ -182,6 +166,61 @@ class ExecutionContext(Mapping[str, Any], Generic[T]):
         """Send a value to those who listen to the run, as a `UnitEmitted` event."""
         self._run.emit(self._unit, self.attempt, value)
 
+    def outcome(self, dependency: str | Handle) -> Outcome:
+        """Say how a declared dependency ended: for units whose `trigger` lets them see failures.
+
+        Returns:
+            Its state, and its result, error and cause as far as there are any. A dependency that
+            has not ended (of a unit that starts at the first success) is PENDING or RUNNING.
+
+        Raises:
+            UndeclaredDependencyError: If it is no declared dependency.
+        """
+        name = dependency.id if isinstance(dependency, Handle) else dependency
+        found = self._run.outcome(self._unit, name)
+        if found is None:
+            raise _undeclared(self.unit_id, name)
+        return found
+
+    def stream(self, dependency: str | Handle) -> AsyncIterator[Any]:
+        """Iterate over the items of a streaming dependency as they come.
+
+        A unit whose own code says ``ctx.stream(…)`` starts together with that dependency; so does
+        one with ``streams=[…]``. Of a map the items are its results, in the order in which they
+        come. Of any other dependency, and of one that has ended, they are those of its result.
+
+        Args:
+            dependency: An asynchronous generator unit or a map, among the unit's dependencies.
+
+        Raises:
+            UndeclaredDependencyError: If it is no declared dependency.
+            DependencyError: In the iteration, if it ended without a result.
+        """
+        name = dependency.id if isinstance(dependency, Handle) else dependency
+        if self._run.outcome(self._unit, name) is None:
+            raise _undeclared(self.unit_id, name)
+        return self._run.stream(self._unit, name)
+
+    async def run(self, flow: Any, input: Any = None, **options: Any) -> Any:  # noqa: A002
+        """Run another partitioner (or this unit's own) inside this run, and return its result.
+
+        It shares the run's slots, limits, observers and deadline, and is cancelled with this unit.
+        Meanwhile this unit holds no slot. Its units are called ``unit/child``.
+
+        Args:
+            flow: The partitioner.
+            input: Its input.
+            options: Other options of `QuantumPartitioner.run`, but for observers and run_id.
+
+        Returns:
+            Its `RunResult`.
+
+        Raises:
+            ExecutionError: If units of it failed, by its own failure policy.
+            RuntimeError: If this unit has ended, or runs in a worker process.
+        """
+        return await self._run.nest(self._unit, self.attempt, flow, input, options)
+
     def __getitem__(self, key: str | Handle) -> Any:
         name = key.id if isinstance(key, Handle) else key
         results = self.unit_results
@@ -189,7 +228,10 @@ class ExecutionContext(Mapping[str, Any], Generic[T]):
             return results[name]
         run = self._run
         if run.is_unit(name):
-            raise _undeclared(self.unit_id, name)
+            ended = run.outcome(self._unit, name)
+            if ended is None:
+                raise _undeclared(self.unit_id, name)
+            raise _without_result(self.unit_id, name, ended)
         if isinstance(run.input, Mapping) and name in run.input:
             return run.input[name]
         raise MissingKeyError(
@@ -250,6 +292,7 @@ class ExecutionContext(Mapping[str, Any], Generic[T]):
             self.run_id,
             self.remaining,
             self._run.other_units(self._unit),
+            self._run.losses(self._unit),
         )
 
 
@@ -263,8 +306,11 @@ def _restored(
     run_id: str,
     remaining: float,
     others: frozenset[str],
+    losses: dict[str, Outcome],
 ) -> ExecutionContext[Any]:
-    run = DetachedRun(unit_id, input, unit_results, metrics, environment, run_id, remaining, others)
+    run = DetachedRun(
+        unit_id, input, unit_results, metrics, environment, run_id, remaining, others, losses
+    )
     return ExecutionContext.of(run, 0, attempt)
 
 
@@ -275,89 +321,13 @@ def _undeclared(unit: str, name: object) -> UndeclaredDependencyError:
     )
 
 
-@dataclass(slots=True)
-class DetachedRun:
-    """A run that is not there: what is left of one in a worker process or in a test."""
-
-    name: str
-    input: Any
-    unit_results: Mapping[str, Any]
-    metrics: dict[str, Any]
-    environment: Mapping[str, Any]
-    run_id: str
-    limit: float = math.inf  # seconds to the nearest deadline, counted from `start_clock`
-    others: frozenset[str] = frozenset()
-    emitted: list[Any] = field(default_factory=list)
-    clock: Callable[[], float] | None = None
-    deadline: float = math.inf
-
-    def start_clock(self, clock: Callable[[], float]) -> None:
-        """Count the limit from now on, by `clock`."""
-        self.clock = clock
-        self.deadline = clock() + self.limit
-
-    def unit_id(self, unit: int) -> str:
-        """Return the unit's name."""
-        return self.name
-
-    def results(self, unit: int) -> Mapping[str, Any]:
-        """Return the results that were given."""
-        return self.unit_results
-
-    def is_unit(self, name: object) -> bool:
-        """Return whether a unit of the run is known to have this name."""
-        return name in self.others or name in self.unit_results
-
-    def other_units(self, unit: int) -> frozenset[str]:
-        """Return the names that `is_unit` knows."""
-        return self.others
-
-    def remaining(self, unit: int) -> float:
-        """Return seconds to the deadline, if one was given with a clock."""
-        return self.limit if self.clock is None else max(0.0, self.deadline - self.clock())
-
-    def emit(self, unit: int, attempt: int, value: Any) -> None:
-        """Keep the value in `emitted`."""
-        self.emitted.append(value)
-
-
-class DependencyResults(Mapping[str, Any]):
-    """The results of one unit's dependencies, looked up where the run keeps them.
-
-    Args:
-        units: Numbers of the dependencies.
-        index: Number of each unit by name.
-        names: Name of each unit by number.
-        values: Result of each unit by number.
-    """
-
-    __slots__ = ("_index", "_members", "_names", "_units", "_values")
-
-    def __init__(
-        self,
-        units: "tuple[int, ...]",
-        index: Mapping[str, int],
-        names: "tuple[str, ...]",
-        values: list[Any],
-    ) -> None:
-        self._units = units
-        self._members = units if len(units) <= _SHORT else frozenset(units)
-        self._index = index
-        self._names = names
-        self._values = values
-
-    def __getitem__(self, name: str) -> Any:
-        unit = self._index.get(name)
-        if unit is None or unit not in self._members:
-            raise KeyError(name)
-        return self._values[unit]
-
-    def __contains__(self, name: object) -> bool:
-        unit = self._index.get(name)  # type: ignore[call-overload]
-        return unit is not None and unit in self._members
-
-    def __iter__(self) -> Iterator[str]:
-        return (self._names[unit] for unit in self._units)
-
-    def __len__(self) -> int:
-        return len(self._units)
+def _without_result(unit: str, name: str, ended: Outcome) -> DependencyError:
+    if ended.state in (UnitState.PENDING, UnitState.RUNNING):
+        what = "has not ended yet"
+    else:
+        why = ended.cause or ("" if ended.error is None else described(ended.error))
+        what = f"ended without a result: {ended.state.value}{f' ({why})' if why else ''}"
+    return DependencyError(
+        f"unit {unit!r} read the result of {name!r}, which {what}; ask ctx.outcome({name!r}) "
+        "first, or give the parameter of that name a default"
+    )

@@ -123,6 +123,29 @@ class MissingInputError(PlanError):
     """A decorated unit has a parameter that neither a unit nor the input provides."""
 
 
+class Backpressure(QuantumError):  # noqa: N818 - the name that the contract gives
+    """What a unit raises when a resource is to be left alone for a while, by everybody.
+
+    Args:
+        resource: The name of a limit.
+        seconds: How long nothing of it is given, to any unit of any run that shares the limit.
+        message: Why.
+    """
+
+    def __init__(self, resource: str, seconds: float, message: str = "") -> None:
+        super().__init__(message or f"{resource!r} is to be left alone for {seconds:g} s")
+        self.resource = resource
+        self.seconds = seconds
+
+
+class Overloaded(QuantumError):  # noqa: N818 - likewise
+    """A run was refused at once: as many are going on and waiting as the `Runtime` takes.
+
+    Args:
+        message: What is full.
+    """
+
+
 class ExecutionError(QuantumError):
     """Units failed. `__cause__` is the first failed unit's own exception object.
 
@@ -197,6 +220,12 @@ class RemoteError(QuantumError):
         self.type_name = type_name
         self.remote_message = remote_message
         self.traceback = traceback
+
+
+class DependencyError(QuantumError, KeyError):
+    """A unit read a dependency that has no result: it failed, was skipped, or has not ended."""
+
+    __str__ = Exception.__str__
 
 
 class UndeclaredDependencyError(QuantumError, KeyError):

@@ -4,24 +4,26 @@
 graph (levels, rankings, the fingerprint) is made when first asked for, and kept.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
 from quantum_async.core import graph
-from quantum_async.core.binding import ExactBinding, Handle, WiredBinding
+from quantum_async.core.binding import Handle, WiredBinding
 from quantum_async.core.errors import (
-    CircularDependencyError,
     PlanError,
-    UnknownDependencyError,
     did_you_mean,
 )
+from quantum_async.core.limits import Limit
+from quantum_async.core.options import NO_FALLBACK
 from quantum_async.core.ranking import Ranking, ranked, ranking_of
+from quantum_async.core.resource import Resource
+from quantum_async.core.shapes import RACE, STREAM, ItemBinding
 from quantum_async.core.simulate import Simulation, simulate
 from quantum_async.core.states import Strategy, parse
-from quantum_async.core.unit import NO_FALLBACK, QuantumUnit
+from quantum_async.core.unit import QuantumUnit
 
 Unit = QuantumUnit[Any, Any]
 
@@ -38,6 +40,10 @@ class ExecutionPlan:
         edges_down: Numbers of each unit's dependents: the same edges from the other side.
         order: The plan order: the numbers so that each comes after its dependencies.
         measured: Seconds that units without a declared cost are expected to take, by name.
+        resources: The resources by name.
+        uses_resources: Names of the resources that units take, of those that take any.
+        streams: For each unit that gives items while it runs, the dependents that start with it.
+        limits: The partitioner's limits by name.
     """
 
     units: Mapping[str, Unit]
@@ -45,6 +51,10 @@ class ExecutionPlan:
     edges_down: graph.Edges
     order: Sequence[int]
     measured: Mapping[str, float] = field(default_factory=dict)
+    resources: Mapping[str, Resource[Any]] = field(default_factory=dict)
+    uses_resources: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    streams: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    limits: Mapping[str, Limit] = field(default_factory=dict)
 
     # -- in names, for people ---------------------------------------------------------------
 
@@ -168,8 +178,44 @@ class ExecutionPlan:
     def wired(self) -> tuple[int, ...]:
         """Units whose parameters are wired by name."""
         return tuple(
-            n for n, u in enumerate(self.handles) if isinstance(u.options.binding, WiredBinding)
+            n
+            for n, u in enumerate(self.handles)
+            if isinstance(u.options.binding, WiredBinding | ItemBinding)
         )
+
+    @cached_property
+    def special(self) -> bytes | None:
+        """Whether each unit has to be looked at before it is ready; None if none has."""
+        found = bytearray(unit.options.special for unit in self.handles)
+        for unit in self.uses_resources:
+            found[unit] = True
+        return bytes(found) if any(found) else None
+
+    @cached_property
+    def trigger_codes(self) -> bytes | None:
+        """The `Trigger` of each unit; None if all wait for success, and none has a condition."""
+        options = [unit.options for unit in self.handles]
+        if any(it.trigger or it.when is not None for it in options):
+            return bytes(it.trigger for it in options)
+        return None
+
+    @cached_property
+    def has_generators(self) -> bool:
+        """Whether any unit is an asynchronous generator."""
+        return any(unit.options.shape is STREAM for unit in self.handles)
+
+    @cached_property
+    def contenders(self) -> frozenset[int]:
+        """Units that only races need: their failure is no failure of the run."""
+        found: set[int] = set()
+        if any(unit.options.shape is RACE for unit in self.handles):
+            for unit in reversed(self.order):
+                below = self.edges_down[unit]
+                if below and all(
+                    n in found or self.handles[n].options.shape is RACE for n in below
+                ):
+                    found.add(unit)
+        return frozenset(found)
 
     @cached_property
     def placements(self) -> dict[Any, Any]:
@@ -287,76 +333,4 @@ def _identity(unit: Unit) -> tuple[Any, ...]:
         options.mode.value if options.mode else None,
         options.cost and float(options.cost),
         type(options.binding).__name__,
-    )
-
-
-def compile_plan(
-    units: Mapping[str, Unit],
-    more: Iterable[PlanError] = (),
-    measured: Mapping[str, float] = MappingProxyType({}),
-) -> ExecutionPlan:
-    """Return the plan of `units`.
-
-    Args:
-        units: The units by name, in order of declaration.
-        more: Problems that the caller found by itself, to be reported along.
-        measured: Seconds that units without a declared cost are expected to take, by name.
-
-    Raises:
-        PlanError: With all problems: unknown names (and the nearest), handles of other
-            partitioners, circles with their path.
-    """
-    index = {name: number for number, name in enumerate(units)}
-    problems: list[PlanError] = []
-    edges_up: list[tuple[int, ...]] = []
-    for unit in units.values():
-        # Most units of big graphs are declared by names alone: no list is made for them.
-        if not unit.declared and unit.options.plain:
-            edges_up.append(())
-            continue
-        ends = []
-        strangers = list(_strangers(unit, units))
-        problems.extend(UnknownDependencyError(_OTHERS.format(unit.id, it)) for it in strangers)
-        for name in unit.dependencies:
-            number = index.get(name)
-            if name in strangers:
-                continue
-            if number is None:
-                problems.append(_unknown(unit, name, units))
-            else:
-                ends.append(number)
-        edges_up.append(tuple(ends))
-    edges_down = graph.inverted(edges_up)
-    order = graph.topological_order(edges_up, edges_down)
-    if len(order) < len(units):
-        names = list(units)
-        for cycle in graph.find_cycles(edges_up, order):
-            problems.append(CircularDependencyError([names[n] for n in cycle]))
-    problems.extend(more)
-    if problems:
-        raise PlanError.of(problems)
-    frozen = MappingProxyType(dict(units))
-    plan = ExecutionPlan(frozen, tuple(edges_up), edges_down, order, measured)
-    vars(plan)["index"] = index  # the cached property, which every run needs
-    return plan
-
-
-_OTHERS = (
-    "unit {!r} depends on the handle {!r}, which belongs to another partitioner: units of one "
-    "graph must be declared on one partitioner"
-)
-
-
-def _strangers(unit: Unit, units: Mapping[str, Unit]) -> Iterable[str]:
-    """Yield names of handles that belong to another partitioner."""
-    handles: list[Handle] = [after for after in unit.declared if isinstance(after, Handle)]
-    if isinstance(unit.options.binding, ExactBinding):
-        handles += unit.options.binding.handles()
-    return (handle.id for handle in handles if units.get(handle.id) is not handle)
-
-
-def _unknown(unit: Unit, name: str, units: Mapping[str, Unit]) -> UnknownDependencyError:
-    return UnknownDependencyError(
-        f"unit {unit.id!r} depends on {name!r}, and no unit has that name"
-        f"{did_you_mean(name, units)}"
     )

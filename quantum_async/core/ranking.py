@@ -4,7 +4,7 @@ A ranking gives every unit a whole number, smaller is sooner. The scheduler comp
 knows no strategy. First in, first out is no ranking: it depends on what happens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,6 +33,11 @@ class Rankable(Protocol):
     @property
     def priorities(self) -> Sequence[float] | None:
         """Priority of each unit; None if all are alike."""
+        ...
+
+    @property
+    def streams(self) -> Mapping[int, Sequence[int]]:
+        """For each unit that gives items while it runs, the dependents that start with it."""
         ...
 
 
@@ -68,7 +73,21 @@ def ranked(plan: Rankable, strategy: Strategy, costs: Sequence[float]) -> Rankin
         units.sort(key=paths.__getitem__, reverse=True)
     if plan.priorities is not None:
         units.sort(key=plan.priorities.__getitem__, reverse=True)
+    if plan.streams:
+        units = _depth_first(units, plan.streams)
     return ranking_of(units, plan.edges_up)
+
+
+def _depth_first(units: list[int], streams: Mapping[int, Sequence[int]]) -> list[int]:
+    """Put who takes items before who gives them: an item goes all the way before the next one."""
+    ranked: dict[int, None] = {}
+    for unit in units:
+        below, trail = [unit], []
+        while below:
+            trail.append(below.pop())
+            below += streams.get(trail[-1], ())
+        ranked.update(dict.fromkeys(taker for taker in reversed(trail) if taker not in ranked))
+    return list(ranked)
 
 
 def ranking_of(units: Sequence[int], edges_up: Edges) -> Ranking:

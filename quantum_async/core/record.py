@@ -6,6 +6,40 @@ from typing import Any, NamedTuple
 from quantum_async.core.states import UnitState
 
 
+class _Nothing:
+    """The absence of a result: None is a value that a unit may return."""
+
+    def __repr__(self) -> str:
+        return "<no result>"
+
+    def __reduce__(self) -> str:
+        return "NOTHING"
+
+
+NOTHING = _Nothing()
+
+
+class Outcome(NamedTuple):
+    """How a unit ended, for units that depend on it.
+
+    Attributes:
+        state: Its state; PENDING or RUNNING if it has not ended.
+        result: Its result; None if it has none.
+        error: The exception of its last attempt, if it has one.
+        cause: Why it ended as it did, where the state alone does not say it.
+    """
+
+    state: UnitState
+    result: Any = None
+    error: BaseException | None = None
+    cause: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether it has a result."""
+        return self.state is UnitState.COMPLETED
+
+
 class Usage(NamedTuple):
     """What an attempt cost in another process.
 
@@ -35,7 +69,8 @@ class UnitRecord:
         duration: Seconds from the first start to the end, back-off included, or None.
         waited: Seconds from its last dependency's end to its first start, or None.
         ran_on: ``"loop"``, ``"thread"``, ``"process"``, ``"custom"``, ``"interpreter"``
-            or ``"inline"``; ``"given"``
+            or ``"inline"``; ``"map"``, ``"run"`` or ``"race"`` for units that
+            hold no slot themselves; ``"given"``
             for a value that was given with ``overrides`` or ``resume_from``; ``"cache"`` for one
             that came out of a cache; None if it never started.
         fallback_used: Whether `result` is the unit's fallback.

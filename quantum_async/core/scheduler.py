@@ -2,59 +2,61 @@
 
 Two rules:
 
-1. A unit is ready the moment its last dependency has completed; nothing else is waited for.
-2. Work conserving: while a ready unit has a free slot in its lane and in the whole run,
+1. A unit is ready the moment the last dependency that it waits for has ended; nothing else is
+   waited for.
+2. Work conserving: while a ready unit has room in every gauge and limit that it needs,
    `next_start` hands one out, best rank first. A full lane holds back only its own units.
 
 The scheduler knows no loop, clock, thread or function: a driver asks `next_start` and tells what
 happened. `engine.Engine` is one driver, `core.simulate` another.
 
-Constant: `edges_down` (dependents), `lanes` (lane of each unit), `ranking`, `slots` (of each lane).
-Changing: `phase` of each unit, `waiting` (dependencies each unit still waits for), a ready queue
-a lane, slots in use (`used` in all, `lane_used`), `unfinished` (units without an end).
+Constant: `edges_down` (dependents), `triggers` (what units wait for), `special` (who is opened by
+the driver). Changing: `phase` of each unit, `waiting` (dependencies that each has not heard of),
+`unfinished` (units without an end), and the queues and slots of `Lanes`.
 
-A lane is a kind of slot: the loop, threads, worker processes. The ready queue of a lane is a
-sorted list (what was ready at the start) beside a heap (what became ready since), both of ranks;
-so starting a million roots costs no logarithm each. Ranks of units that ended while they were
-queued stay behind, and are passed over when they come up.
+A run may grow: `add` makes a row for a child of an open unit, and `vacate` lets it be used again.
 """
 
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
-from heapq import heappop, heappush
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import zip_longest
+from types import MappingProxyType
 from typing import Final, Protocol
 
 from quantum_async.core.errors import InternalError
 from quantum_async.core.graph import Edges
+from quantum_async.core.invariants import broken_invariant
+from quantum_async.core.lanes import NO_LIMIT, Lanes
+from quantum_async.core.limits import Budget, Gauge, Needs
+from quantum_async.core.phases import (
+    BACKOFF,
+    CANCELED,
+    COMPLETED,
+    FAILED,
+    OPEN,
+    OPENING,
+    OUTSIDE,
+    PHASES,
+    QUEUED,
+    READY,
+    RUNNING,
+    SKIPPED,
+    STATE_OF,
+    TIMEOUT,
+    TRANSITIONS,
+    WAITING,
+)
 from quantum_async.core.ranking import Ranking
 from quantum_async.core.states import UnitState
+from quantum_async.core.triggers import NOBODY, START, WAIT, Triggers
 
-WAITING, READY, RUNNING, BACKOFF, COMPLETED, FAILED, TIMEOUT, SKIPPED, CANCELED, OUTSIDE = range(10)
+__all__ = [
+    "BACKOFF", "CANCELED", "COMPLETED", "FAILED", "NOBODY", "OPEN", "OPENING", "OUTSIDE", "PHASES",
+    "READY", "RUNNING", "SKIPPED", "STATE_OF", "TIMEOUT", "TRANSITIONS", "WAITING", "Scheduler",
+]  # fmt: skip
 
-PHASES: Final = (
-    "waiting", "ready", "running", "backing off", "completed",
-    "failed", "timed out", "skipped", "canceled", "outside the run",
-)  # fmt: skip
-
-# Phases that are reached from each; what is missing is an end. The state diagram in
-# docs/design.md is drawn from this table, and a test holds every step against it.
-TRANSITIONS: Final = {
-    WAITING: {READY, SKIPPED, CANCELED},
-    READY: {RUNNING, TIMEOUT, CANCELED},
-    RUNNING: {COMPLETED, FAILED, TIMEOUT, CANCELED, BACKOFF},
-    BACKOFF: {READY, TIMEOUT, CANCELED},
-}
-
-STATE_OF: Final = (
-    UnitState.PENDING, UnitState.PENDING, UnitState.RUNNING, UnitState.PENDING,
-    UnitState.COMPLETED, UnitState.FAILED, UnitState.TIMEOUT, UnitState.SKIPPED,
-    UnitState.CANCELED, UnitState.PENDING,
-)  # fmt: skip
-
-NOBODY: Final = -1
-_NO_LIMIT: Final = 1 << 62
 _CANCELS_WAITING: Final = bytes(
-    CANCELED if phase in (WAITING, READY, BACKOFF) else phase for phase in range(256)
+    CANCELED if phase in (WAITING, *QUEUED) else phase for phase in range(256)
 )
 
 
@@ -77,7 +79,7 @@ class Schedulable(Protocol):
         ...
 
 
-class Scheduler:
+class Scheduler(Lanes):
     """The state of one run, and its decisions.
 
     Args:
@@ -88,12 +90,17 @@ class Scheduler:
         max_running: How many units may run at once in all; None for no limit.
         given: Units that count as completed from the start.
         outside: Units that are not part of the run.
+        gauges: For each lane more that must have room, shared with other runs.
+        needs: What the units of each lane use of `budget`.
+        budget: The limits, shared with other runs.
+        special: Whether each unit is to be opened by the driver when it would be ready.
+        triggers: What units wait for; None if all wait for success.
+        streams: For each unit that gives items while it runs, the dependents that start with it.
     """
 
     __slots__ = (
-        "_doomed", "_fifo", "_followers", "_heaps", "_many_lanes", "_next", "_ranks", "_sorted",
-        "_units", "edges_down", "just_ready", "lane_used", "lanes", "max_running", "phase",
-        "slots", "unfinished", "used", "waiting",
+        "_doomed", "_special", "_streams", "_vacant", "count", "edges_down", "edges_up",
+        "openings", "total", "triggers", "unfinished", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -101,36 +108,50 @@ class Scheduler:
         plan: Schedulable,
         ranking: Ranking | None,
         *,
-        lanes: bytes | None = None,
+        lanes: Sequence[int] | None = None,
         slots: Sequence[int | None] = (None,),
         max_running: int | None = None,
         given: Collection[int] = (),
         outside: Collection[int] = (),
+        gauges: Sequence[tuple[Gauge, ...]] = (),
+        needs: Sequence[Needs] | None = None,
+        budget: Budget | None = None,
+        special: Sequence[int] | None = None,
+        triggers: Triggers | None = None,
+        streams: Mapping[int, Collection[int]] = MappingProxyType({}),
     ) -> None:
-        count = len(plan.edges_down)
-        self.edges_down = plan.edges_down
-        self.lanes = bytes(count) if lanes is None else lanes
-        self.slots = [_NO_LIMIT if limit is None else limit for limit in slots]
-        self.max_running = _NO_LIMIT if max_running is None else max_running
-        self.phase = bytearray(count)
+        count = self.count = len(plan.edges_down)
+        self.total = None if max_running is None else Gauge(max_running)
+        in_all = () if self.total is None else (self.total,)
+        own = [in_all + (() if most is None else (Gauge(most),)) for most in slots]
+        super().__init__(
+            bytearray(count),
+            ranking,
+            bytes(count) if lanes is None else lanes,
+            [mine + shared for mine, shared in zip_longest(own, gauges, fillvalue=())],
+            needs,
+            budget,
+        )
+        self.edges_up, self.edges_down = plan.edges_up, plan.edges_down
+        self._streams = streams
+        if streams:
+            # These dependents hear of a start, and not again of the end.
+            self.edges_down = [
+                tuple(unit for unit in below if unit not in streams.get(source, ()))
+                for source, below in enumerate(plan.edges_down)
+            ]
         self.waiting = list(plan.in_degrees)
         self.unfinished = count
-        self.used = 0
-        self.lane_used = [0] * len(self.slots)
-        # First in, first out: a unit's rank is its turn, and `_units` grows by one each time.
-        self._fifo = ranking is None
-        self._units: Sequence[int] = [] if ranking is None else ranking.units
-        self._ranks: Sequence[int] = () if ranking is None else ranking.ranks
-        self._many_lanes = len(self.slots) > 1
-        self._sorted: list[list[int]] = [[] for _ in self.slots]
-        self._heaps: list[list[int]] = [[] for _ in self.slots]
+        self.triggers = triggers
+        self._special = special
         self._doomed: deque[tuple[int, int]] = deque()
-        self._followers: dict[int, int] = {}  # who gets whose slot
-        self._next: deque[int] = deque()  # those whose turn has come
-        self.just_ready: list[int] | None = None  # a list while somebody wants to hear of it
+        self._vacant: list[int] = []  # rows of children that can be used again
+        self.openings: deque[int] = deque()  # units that the driver has to look at
         self._settle_before_start(given, outside)
-        if ranking is None or given or outside:
-            self._queue_roots(u for u in range(count) if not self.waiting[u])
+        if ranking is None or given or outside or special is not None:
+            for unit in range(count):
+                if self.phase[unit] == WAITING and self._may_begin(unit):
+                    self._enqueue(unit)
         else:
             self._queue_sorted(ranking.roots)
 
@@ -140,143 +161,104 @@ class Scheduler:
                 self.phase[unit] = phase
                 self.unfinished -= 1
         for unit in given:
-            for dependent in self.edges_down[unit]:
+            for dependent in (*self.edges_down[unit], *self._streams.get(unit, ())):
                 self.waiting[dependent] -= 1
+                if self.triggers is not None and self.phase[dependent] == WAITING:
+                    self.triggers.success(dependent, unit, self.waiting[dependent])
 
-    def _queue_roots(self, roots: Iterable[int]) -> None:
-        for unit in roots:
-            if self.phase[unit] == WAITING:
-                self._enqueue(unit)
+    def _may_begin(self, unit: int) -> bool:
+        won = self.triggers is not None and unit in self.triggers.winners
+        return won or not self.waiting[unit]
 
-    def _queue_sorted(self, ranks: Sequence[int]) -> None:
-        """Queue units by rank, worst first, as `Ranking.roots` has them."""
-        if len(self.slots) == 1:
-            self._sorted[0] = list(ranks)
-        else:
-            for rank in ranks:
-                self._sorted[self.lanes[self._units[rank]]].append(rank)
-        if len(ranks) == len(self.phase):
-            self.phase[:] = bytes([READY]) * len(ranks)
-        else:
-            for rank in ranks:
-                self.phase[self._units[rank]] = READY
-
-    # -- what may start ---------------------------------------------------------------------
-
-    def next_start(self) -> int:
-        """Return the best ready unit that has a slot, and take the slot; `NOBODY` if none has."""
-        phase, units = self.phase, self._units
-        if self._next and (unit := self._next_follower()) != NOBODY:
-            return unit
-        while self.used < self.max_running:
-            lane = self._best_lane() if self._many_lanes else 0
-            if lane == NOBODY or self.lane_used[lane] >= self.slots[lane]:
-                return NOBODY
-            batch, heap = self._sorted[lane], self._heaps[lane]
-            if batch and not (heap and heap[0] < batch[-1]):
-                unit = units[batch.pop()]
-            elif heap:
-                unit = units[heappop(heap)]
-            else:
-                return NOBODY
-            if phase[unit] == READY:  # else it ended while it was queued
-                phase[unit] = RUNNING
-                self.used += 1
-                self.lane_used[lane] += 1
-                return unit
-        return NOBODY
-
-    def reserve(self, lane: int) -> int:
-        """Take the best ready unit of a lane out of its queue, to `follow` another, or `NOBODY`."""
-        batch, heap = self._sorted[lane], self._heaps[lane]
-        while batch or heap:
-            from_batch = batch and not (heap and heap[0] < batch[-1])
-            unit = self._units[batch.pop() if from_batch else heappop(heap)]
-            if self.phase[unit] == READY:
-                return unit
-        return NOBODY
-
-    def follow(self, before: int, unit: int) -> None:
-        """Have a unit of the same lane get the slot of a running one, when that gives it back.
-
-        Args:
-            before: The unit that runs, or that follows another itself.
-            unit: One that was reserved, or that waits for `before` alone.
-        """
-        self._followers[before] = unit
-
-    def has_follower(self, unit: int) -> bool:
-        """Return whether a unit's slot is promised."""
-        return unit in self._followers
-
-    def ready_in(self, lane: int) -> int:
-        """Return how many units are queued in a lane, at most."""
-        return len(self._sorted[lane]) + len(self._heaps[lane])
-
-    def _next_follower(self) -> int:
-        while self._next:
-            unit = self._next.popleft()
-            if self.phase[unit] != READY:
-                continue
-            lane = self.lanes[unit]
-            if self.used < self.max_running and self.lane_used[lane] < self.slots[lane]:
-                self.phase[unit] = RUNNING
-                self.used += 1
-                self.lane_used[lane] += 1
-                return unit
-            self._enqueue(unit)  # there are fewer slots than there were
-        return NOBODY
-
-    def _give_to_follower(self, unit: int) -> None:
-        follower = self._followers.pop(unit, NOBODY)
-        if follower != NOBODY and self.phase[follower] == READY:
-            self._next.append(follower)
-
-    def _best_lane(self) -> int:
-        """Return the lane with a free slot whose queue has the best unit; `NOBODY` if none has."""
-        best_lane, best = NOBODY, _NO_LIMIT
-        for lane, limit in enumerate(self.slots):
-            if self.lane_used[lane] < limit:
-                batch, heap = self._sorted[lane], self._heaps[lane]
-                rank = batch[-1] if batch else _NO_LIMIT
-                if heap and heap[0] < rank:
-                    rank = heap[0]
-                if rank < best:
-                    best_lane, best = lane, rank
-        return best_lane
+    # -- what is opened, and grows ----------------------------------------------------------
 
     def _enqueue(self, unit: int) -> None:
-        self.phase[unit] = READY
-        if self._fifo:
-            rank = len(self._units)
-            self._units.append(unit)  # type: ignore[attr-defined]
+        """A unit has nothing to wait for: queue it, or have the driver look at it first."""
+        if self._special is not None and unit < self.count and self._special[unit]:
+            self.phase[unit] = OPENING
+            self.openings.append(unit)
         else:
-            rank = self._ranks[unit]
-        heappush(self._heaps[self.lanes[unit]], rank)
-        if self.just_ready is not None:
-            self.just_ready.append(unit)
+            self.queue(unit)
+
+    def open(self, unit: int) -> None:
+        """A unit goes on without a slot: a map, a nested run; the driver ends it."""
+        self._expect(unit, OPEN, OPENING)
+        self.phase[unit] = OPEN
+
+    def begin_stream(self, unit: int) -> None:
+        """A unit that gives items while it runs has begun: who takes them may start."""
+        for dependent in self._streams.get(unit, ()):
+            self._tell_success_to(dependent, unit)
+
+    def suspend(self, unit: int) -> None:
+        """A running unit waits for others to run: its slot is free until it is resumed."""
+        self._expect(unit, OPEN, RUNNING)
+        self.phase[unit] = OPEN
+        self.free_slot(self.lanes[unit])
+
+    def add(self, parent: int, lane: int) -> int:
+        """Make a row for a child of an open unit, which is to be queued.
+
+        Returns:
+            Its number, perhaps one that was `vacate`d before.
+        """
+        if self._vacant:
+            child = self._vacant.pop()
+            self.phase[child] = WAITING
+            self.parents[child - self.count] = parent
+            self.move(child, lane)
+        else:
+            child = self._add_row(parent, lane)
+            if not isinstance(self.edges_down, list):
+                self.edges_down = list(self.edges_down)
+            self.waiting.append(0)
+            self.edges_down.append(())
+        self._children.setdefault(parent, deque())
+        self.unfinished += 1
+        return child
+
+    def vacate(self, child: int) -> None:
+        """The row of a child that has ended may be used for another."""
+        self.phase[child] = OUTSIDE
+        self._vacant.append(child)
 
     # -- what happened ----------------------------------------------------------------------
 
     def complete(self, unit: int, *, keeps_slot: bool = False) -> None:
         """A running unit has a result: its slot is free, its dependents wait for one less."""
-        waiting, phase = self.waiting, self.phase
+        phase = self.phase
         if phase[unit] != RUNNING:
-            self._expect(unit, COMPLETED, RUNNING)
+            self._expect(unit, COMPLETED, OPEN)
+            keeps_slot = True
         phase[unit] = COMPLETED
         self.unfinished -= 1
         if not keeps_slot:
-            self.used -= 1
-            self.lane_used[self.lanes[unit]] -= 1
-        for dependent in self.edges_down[unit]:
-            left = waiting[dependent] = waiting[dependent] - 1
-            if not left and phase[dependent] == WAITING:
-                self._enqueue(dependent)
+            self.free_slot(self.lanes[unit])
+        if self.triggers is None:
+            waiting = self.waiting
+            for dependent in self.edges_down[unit]:
+                left = waiting[dependent] = waiting[dependent] - 1
+                if not left and phase[dependent] == WAITING:
+                    self._enqueue(dependent)
+        else:
+            for dependent in self.edges_down[unit]:
+                self._tell_success_to(dependent, unit)
         if self._followers:
             self._give_to_follower(unit)
 
+    def _tell_success_to(self, dependent: int, unit: int) -> None:
+        left = self.waiting[dependent] = self.waiting[dependent] - 1
+        if self.phase[dependent] != WAITING:
+            return
+        if self.triggers is None:
+            starts = not left
+        else:
+            starts = self.triggers.success(dependent, unit, left) == START
+        if starts:
+            self._enqueue(dependent)
+
     def fail(self, unit: int, phase: int = FAILED, *, keeps_slot: bool = False) -> None:
-        """A running unit ended without a result: what depends on it will be skipped.
+        """A unit that runs or is open ended without a result: what depends on it hears of it.
 
         Args:
             unit: The unit.
@@ -287,11 +269,28 @@ class Scheduler:
         self._doom_dependents(unit, unit)
 
     def give_up(self, unit: int, phase: int = TIMEOUT) -> None:
-        """A unit that waits for a slot or backs off has run out of time."""
-        self._expect(unit, phase, READY, BACKOFF)
+        """A unit that does not run ends without a result: its time is up, or nobody needs it."""
+        if phase == CANCELED:
+            self._expect(unit, phase, WAITING, *QUEUED)
+        else:
+            self._expect(unit, phase, *QUEUED)
         self.phase[unit] = phase
         self.unfinished -= 1
         self._doom_dependents(unit, unit)
+
+    def pass_over(self, unit: int, root: int) -> None:
+        """A unit is skipped although it might have started: its condition is false, say.
+
+        Args:
+            unit: One that is opening or open.
+            root: Who is to blame; the unit itself, if that was a choice.
+        """
+        self._expect(unit, SKIPPED, OPENING, OPEN)
+        self.phase[unit] = SKIPPED
+        self.unfinished -= 1
+        if root == unit and self.triggers is not None:
+            self.triggers.choices.add(unit)
+        self._doom_dependents(unit, root)
 
     def retry(self, unit: int, *, keeps_slot: bool = False) -> None:
         """A running unit will be tried again: its slot is free until then."""
@@ -301,27 +300,52 @@ class Scheduler:
     def wake(self, unit: int) -> None:
         """A unit's back-off is over: it is ready again."""
         self._expect(unit, READY, BACKOFF)
-        self._enqueue(unit)
-
-    def free_slot(self, lane: int) -> None:
-        """A thread that outlived its attempt has returned."""
-        self.used -= 1
-        self.lane_used[lane] -= 1
+        self.queue(unit)
 
     def next_skip(self) -> tuple[int, int] | None:
-        """Skip one unit that depends on a failed one.
+        """Tell one unit that a dependency of it ended without a result.
 
         Returns:
-            The unit and the failed unit that is to blame, or None if there is nothing to skip.
+            The unit that is skipped for it, and the one that is to blame; `NOBODY` as the latter
+            if the unit starts all the same. None if there is nothing to tell.
         """
         while self._doomed:
             unit, root = self._doomed.popleft()
-            if self.phase[unit] == WAITING:
-                self.phase[unit] = SKIPPED
-                self.unfinished -= 1
-                self._doom_dependents(unit, root)
-                return unit, root
+            if self.phase[unit] != WAITING:
+                continue
+            if self.triggers is not None:
+                left = self.waiting[unit] = self.waiting[unit] - 1
+                verdict = self.triggers.loss(unit, root, left)
+                if verdict == WAIT:
+                    continue
+                if verdict == START:
+                    self._enqueue(unit)
+                    return unit, NOBODY
+                root = self.triggers.roots[unit]
+            self.phase[unit] = SKIPPED
+            self.unfinished -= 1
+            self._doom_dependents(unit, root)
+            return unit, root
         return None
+
+    def unneeded(self, losers: Iterable[int], wanted: Collection[int] = ()) -> list[int]:
+        """Return those of `losers`, and of what they wait for, that nobody needs any more.
+
+        Args:
+            losers: Units.
+            wanted: Units that are needed for their own sake.
+        """
+        gone: dict[int, None] = {}
+        queue = deque(losers)
+        while queue:
+            unit = queue.popleft()
+            needed = unit in wanted or unit in gone or self.has_ended(unit)
+            below = (*self.edges_down[unit], *self._streams.get(unit, ()))
+            if needed or not all(u in gone or self.has_ended(u) for u in below):
+                continue
+            gone[unit] = None
+            queue.extend(self.edges_up[unit])
+        return list(gone)
 
     def cancel_waiting(self) -> list[int]:
         """Cancel all units that do not run, and return those that did not wait for dependencies.
@@ -329,7 +353,7 @@ class Scheduler:
         What is running stays: it ends when the driver has stopped it.
         """
         queued = [
-            unit for phase in (READY, BACKOFF) if phase in self.phase
+            unit for phase in QUEUED if phase in self.phase
             for unit in self.in_phase(phase)
         ]  # fmt: skip
         before = self.phase.count(CANCELED)
@@ -339,19 +363,25 @@ class Scheduler:
 
     def resize(self, max_running: int) -> None:
         """Change how many units may run at once in all; what runs is not stopped."""
-        self.max_running = max_running
+        if self.total is None:
+            self.total = Gauge(max_running)
+            self.total.used = self.used
+            self.gauges = [(self.total, *gauges) for gauges in self.gauges]
+            self._unlimited = False
+        self.total.capacity = max_running
 
     def _leave(self, unit: int, phase: int, keeps_slot: bool = False) -> None:
-        self._expect(unit, phase, RUNNING)
+        self._expect(unit, phase, RUNNING, OPEN)
+        if self.phase[unit] == RUNNING and not keeps_slot:
+            self.free_slot(self.lanes[unit])
         self.phase[unit] = phase
         self.unfinished -= 1
-        if not keeps_slot:
-            self.free_slot(self.lanes[unit])
         if self._followers:
             self._give_to_follower(unit)
 
     def _doom_dependents(self, unit: int, root: int) -> None:
         self._doomed.extend((dependent, root) for dependent in self.edges_down[unit])
+        self._doomed.extend((dependent, root) for dependent in self._streams.get(unit, ()))
 
     def _expect(self, unit: int, phase: int, *allowed: int) -> None:
         found = self.phase[unit]
@@ -366,6 +396,15 @@ class Scheduler:
     def finished(self) -> bool:
         """Whether every unit has ended and nothing is left to be skipped."""
         return not self.unfinished
+
+    @property
+    def max_running(self) -> int:
+        """How many units may run at once in all."""
+        return NO_LIMIT if self.total is None else self.total.capacity
+
+    def has_ended(self, unit: int) -> bool:
+        """Return whether a unit is in one of the phases that are ends."""
+        return self.phase[unit] not in TRANSITIONS
 
     def state(self, unit: int) -> UnitState:
         """Return a unit's state in the users' words."""
@@ -382,10 +421,14 @@ class Scheduler:
     def stuck(self) -> bool:
         """Whether nothing will ever happen again although units have not ended: our bug.
 
-        To be asked when `next_start` and `next_skip` had nothing to give.
+        To be asked when `next_start` and `next_skip` had nothing to give, nor another run or a
+        limit has what this one waits for.
         """
         return bool(
-            self.unfinished and not self.used and not self._doomed and BACKOFF not in self.phase
+            self.unfinished
+            and not self.used
+            and not self._doomed
+            and not any(phase in self.phase for phase in (BACKOFF, OPENING, OPEN))
         )
 
     def check_invariants(self) -> None:
@@ -394,37 +437,9 @@ class Scheduler:
         Raises:
             InternalError: If anything is not as it must be.
         """
-        running = self.in_phase(RUNNING)
-        late = self.used - len(running)
-        doomed = {unit for unit, _ in self._doomed}
-        checks = {
-            "slots in use, in all, are those of the lanes": self.used == sum(self.lane_used),
-            "no more slots in use than the lane has": all(
-                used <= limit for used, limit in zip(self.lane_used, self.slots, strict=True)
-            ),
-            "each running unit has its slot": late >= 0,
-            "each lane holds its running units": all(
-                sum(self.lanes[unit] == lane for unit in running) <= used
-                for lane, used in enumerate(self.lane_used)
-            ),
-            "unfinished counts the units without an end": self.unfinished
-            == sum(map(self.phase.count, (WAITING, READY, RUNNING, BACKOFF))),
-            "who waits for nothing is not waiting": all(
-                self.waiting[unit] > 0 for unit in self.in_phase(WAITING)
-            ),
-            "who is ready has nothing to wait for": all(
-                not self.waiting[unit] for unit in self.in_phase(READY)
-            ),
-            "who depends on a failure will be skipped": all(
-                self.phase[dependent] in (SKIPPED, CANCELED, OUTSIDE) or dependent in doomed
-                for phase in (FAILED, TIMEOUT, SKIPPED)
-                for unit in self.in_phase(phase)
-                for dependent in self.edges_down[unit]
-            ),
-        }
-        for rule, holds in checks.items():
-            if not holds:
-                raise InternalError(f"broken invariant: {rule}: {self!r}")
+        rule = broken_invariant(self, {unit for unit, _ in self._doomed})
+        if rule is not None:
+            raise InternalError(f"broken invariant: {rule}: {self!r}")
 
     def __repr__(self) -> str:
         counts = ", ".join(

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Protocol
 
+from quantum_async.core.checks import check_number, check_workers
 from quantum_async.core.errors import PlanError, did_you_mean
 from quantum_async.core.graph import Edges
 from quantum_async.core.ranking import Ranking, ranked
 from quantum_async.core.scheduler import NOBODY, Scheduler
 from quantum_async.core.states import Strategy
-from quantum_async.core.unit import check_number, check_workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,8 @@ class Simulatable(Protocol):
     def order(self) -> Sequence[int]: ...  # noqa: D102
     @property
     def priorities(self) -> Sequence[float] | None: ...  # noqa: D102
+    @property
+    def streams(self) -> Mapping[int, Sequence[int]]: ...  # noqa: D102
     def ranking(self, strategy: Strategy) -> Ranking | None: ...  # noqa: D102
 
 

@@ -2,18 +2,15 @@
 
 import functools
 import inspect
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
-from sys import float_info
-from typing import TYPE_CHECKING, Any, Final, Generic, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol
 
-from quantum_async.core.binding import CONTEXT, Binding, ExactBinding, Handle, WiredBinding
-from quantum_async.core.errors import PlanError
+from quantum_async.core.binding import ExactBinding, Handle, WiredBinding, handles_in
+from quantum_async.core.options import DEFAULT_OPTIONS, UnitOptions, make_options
 from quantum_async.core.record import UnitRecord
-from quantum_async.core.retry import RetryPolicy
-from quantum_async.core.states import ExecutionMode, UnitState, parse
+from quantum_async.core.shapes import Included, ItemBinding, Mapped, Shape
+from quantum_async.core.states import ExecutionMode, UnitState
 
 if TYPE_CHECKING:
     # With defaults, so that a plain `QuantumPartitioner()` needs no annotation.
@@ -26,49 +23,6 @@ else:
 
     T = TypeVar("T")
     R = TypeVar("R")
-
-
-class _NoFallback:
-    """The absence of a fallback: None is a value that a user may want."""
-
-    def __repr__(self) -> str:
-        return "…"
-
-
-NO_FALLBACK: Final = _NoFallback()
-
-
-@dataclass(frozen=True, slots=True)
-class UnitOptions:
-    """What was asked for a unit beside its function and dependencies. Times are in seconds."""
-
-    timeout: float | None = None
-    deadline: float | None = None
-    retries: int = 0
-    retry: RetryPolicy | None = None
-    fallback: Any = NO_FALLBACK
-    priority: float = 0
-    mode: ExecutionMode | None = None
-    cost: float | None = None
-    grace: float = 0.0
-    max_result_bytes: int | None = None
-    batch: bool = True
-    binding: Binding = CONTEXT
-    # No limit, fallback or retry and `fn(ctx)`: the driver has a shorter way for such units.
-    plain: bool = field(init=False)
-
-    def __post_init__(self) -> None:
-        plain = (
-            self.timeout is None
-            and self.deadline is None
-            and self.retry is None
-            and self.fallback is NO_FALLBACK
-            and self.binding is CONTEXT
-        )
-        object.__setattr__(self, "plain", plain)
-
-
-DEFAULT_OPTIONS: Final = UnitOptions()
 
 
 class LastRun(Protocol):
@@ -156,11 +110,26 @@ class QuantumUnit(Handle, Generic[T, R]):
         binding = self.options.binding
         if isinstance(binding, ExactBinding):
             names += [handle.id for handle in binding.handles()]
-        elif isinstance(binding, WiredBinding):
+        elif isinstance(binding, WiredBinding | ItemBinding):
+            wired = binding.others if isinstance(binding, ItemBinding) else binding
             # A parameter may be named after a unit that is declared later than this one.
-            units: Mapping[str, Any] = getattr(self._owner(), "units", {})
-            names += [name for name in binding.names if name in units]
+            names += [name for name in wired.names if self._is_declared(name)]
+        names += (it if isinstance(it, str) else it.id for it in self.options.streams)
+        if self.options.shape is not None:
+            names += self._of_shape(self.options.shape)
         return list(dict.fromkeys(names)) if len(names) > 1 else names
+
+    def _is_declared(self, name: str) -> bool:
+        owner = self._owner()
+        return name in getattr(owner, "units", ()) or name in getattr(owner, "resources", ())
+
+    def _of_shape(self, shape: Shape) -> Iterator[str]:
+        if isinstance(shape, Mapped):
+            over = shape.over
+            if isinstance(over, Handle) or (isinstance(over, str) and self._is_declared(over)):
+                yield over if isinstance(over, str) else over.id
+        elif isinstance(shape, Included):
+            yield from (handle.id for handle in handles_in([shape.input]))
 
     @property
     def declared(self) -> tuple["str | QuantumUnit[Any, Any]", ...]:
@@ -268,124 +237,6 @@ def _restored(
     name: str, function: Callable[..., Any], dependencies: list[str], metadata: dict[str, Any]
 ) -> QuantumUnit[Any, Any]:
     return QuantumUnit(name, function, dependencies, metadata=metadata, options=DEFAULT_OPTIONS)
-
-
-def make_options(
-    unit: str,
-    *,
-    timeout: float | None = None,
-    deadline: float | None = None,
-    retries: int = 0,
-    retry: Any = None,
-    fallback: Any = NO_FALLBACK,
-    priority: float = 0,
-    mode: ExecutionMode | str | None = None,
-    cost: float | None = None,
-    grace: float | None = None,
-    max_result_bytes: int | None = None,
-    batch: bool = True,
-    metadata: Mapping[str, Any] | None = None,
-    binding: Binding = CONTEXT,
-) -> UnitOptions:
-    """Check what was asked for a unit, and put it in one object.
-
-    Raises:
-        PlanError: For any value that could not be meant, naming the unit and the option.
-    """
-    if fallback is NO_FALLBACK and metadata and "fallback_value" in metadata:
-        fallback = metadata["fallback_value"]
-    if not (
-        timeout is None
-        and deadline is None
-        and retry is None
-        and mode is None
-        and cost is None
-        and grace is None
-        and max_result_bytes is None
-        and batch is True
-        and (type(retries), retries) == (int, 0)
-        and (type(priority), priority) == (int, 0)
-        and fallback is NO_FALLBACK
-        and binding is CONTEXT
-    ):
-        check_number(unit, "timeout", timeout)
-        check_number(unit, "deadline", deadline)
-        check_number(unit, "cost", cost)
-        check_number(unit, "grace", grace)
-        check_count("max_result_bytes", max_result_bytes, unit)
-        if not isinstance(batch, bool):
-            raise PlanError(f"unit {unit!r}: batch must be True or False, not {batch!r}")
-        check_number(unit, "priority", 0 if priority is None else priority, least=-math.inf)
-        if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
-            raise PlanError(
-                f"unit {unit!r}: retries must be a whole number from 0 up, not {retries!r}"
-            )
-        return UnitOptions(
-            timeout=None if timeout == math.inf else timeout,
-            deadline=None if deadline == math.inf else deadline,
-            retries=retries,
-            retry=_policy(unit, retry, retries),
-            fallback=fallback,
-            priority=priority or 0,
-            mode=None if mode is None else parse(ExecutionMode, mode, f"unit {unit!r}: mode"),
-            cost=cost,
-            grace=grace or 0.0,
-            max_result_bytes=max_result_bytes,
-            batch=batch,
-            binding=binding,
-        )
-    return DEFAULT_OPTIONS
-
-
-def _policy(unit: str, retry: Any, retries: int) -> RetryPolicy | None:
-    if retry is None:
-        return RetryPolicy.after(retries) if retries else None
-    if retries:
-        raise PlanError(
-            f"unit {unit!r} has both retries= and retry=; the policy's stop strategy says how "
-            "often: give one of the two"
-        )
-    try:
-        return RetryPolicy.of(retry)
-    except PlanError as error:
-        raise PlanError(f"unit {unit!r}: {error}") from None
-
-
-def check_number(unit: str, option: str, value: Any, *, least: float = 0.0) -> None:
-    """Refuse what is not a number, NaN, and less than `least`.
-
-    Raises:
-        PlanError: Naming the unit (or, if `unit` is empty, the option alone).
-    """
-    if value is None:
-        return
-    whose = f"unit {unit!r}: " if unit else ""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise PlanError(f"{whose}{option} must be a number, not {value!r}")
-    if isinstance(value, int) and abs(value) > float_info.max:
-        raise PlanError(f"{whose}{option} is too large a number")
-    if math.isnan(value) or value < least:
-        raise PlanError(f"{whose}{option} must not be {'NaN' if value != value else 'negative'}")
-
-
-def check_workers(count: Any) -> None:
-    """Refuse what is no number of workers.
-
-    Raises:
-        PlanError: If it is neither None nor a whole number from 1 up.
-    """
-    check_count("max_workers", count)
-
-
-def check_count(option: str, count: Any, unit: str = "") -> None:
-    """Refuse what is neither None nor a whole number from 1 up.
-
-    Raises:
-        PlanError: Naming the option, and the unit if it is one's.
-    """
-    if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
-        whose = f"unit {unit!r}: " if unit else ""
-        raise PlanError(f"{whose}{option} must be a whole number from 1 up, not {count!r}")
 
 
 def takes_nothing(fn: Callable[..., Any]) -> bool:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from quantum_async.core.events import EVENT_TYPES, Event
+from quantum_async.core.events import EVENT_TYPES, Event, RunFinished, RunStarted, UnitSkipped
 
 Observer = Callable[[Any], object]
 Complain = Callable[[str, BaseException | None], None]
@@ -64,6 +64,32 @@ class Bus:
         for takers in self._takers.values():
             takers[:] = [taker for taker in takers if taker is not observer]
         self._complain(f"the observer {_named(observer)} raised and hears no more of it", error)
+
+
+class NestedBus:
+    """Carries the events of a nested run as those of the run around it.
+
+    Args:
+        outer: The bus of that run.
+        prefix: What comes before the names of units.
+    """
+
+    def __init__(self, outer: "Bus | NestedBus", prefix: str) -> None:
+        self._outer = outer
+        self._prefix = prefix
+
+    def __contains__(self, kind: type) -> bool:
+        """Whether anybody takes this type of event."""
+        return kind not in (RunStarted, RunFinished) and kind in self._outer
+
+    def tell(self, kind: type[Event], *facts: Any) -> None:
+        """Make an event and pass it on, if anybody takes it; the nested run's own ends are none."""
+        if kind not in self:
+            return
+        unit, attempt, *rest = facts
+        if kind is UnitSkipped:
+            rest = [self._prefix + rest[0]]
+        self._outer.tell(kind, self._prefix + unit, attempt, *rest)
 
 
 def _named(observer: object) -> str:

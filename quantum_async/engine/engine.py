@@ -9,50 +9,43 @@ Three rules:
    shielded; further cancellations change nothing.
 
 Constant: the setup. Changing: scheduler and ledger (through `Outcomes`), `_tasks` and `_scopes` of
-what runs, `_timers` of what backs off.
+what runs, `Timers` of what backs off, `Growth` of what is open. A run that shares slots or limits
+is pumped by the `Hub` of its loop, in turns with the others.
 """
 
 import asyncio
 import math
-import sys
-from collections.abc import Coroutine
 from contextvars import copy_context
-from functools import partial
-from typing import Any
 
 from anyio import CancelScope, current_effective_deadline
 
-from quantum_async.core.context import ExecutionContext
 from quantum_async.core.errors import InternalError
 from quantum_async.core.events import (
     RunFinished,
     RunStarted,
     UnitCanceled,
-    UnitEmitted,
     UnitReady,
     UnitStarted,
 )
-from quantum_async.core.scheduler import BACKOFF, NOBODY, READY, RUNNING, WAITING
+from quantum_async.core.limits import Gauge, Needs
+from quantum_async.core.phases import OPEN, OPENING, QUEUED, READY, WAITING
+from quantum_async.core.scheduler import NOBODY
 from quantum_async.core.states import FailurePolicy
-from quantum_async.engine.attempt import (
-    Work,
-    attempt_full,
-    attempt_plain,
-    bound,
-    nearest,
-    on_loop,
-    release_frames,
-)
-from quantum_async.engine.executors.base import Job
-from quantum_async.engine.loops import all_ended, running_loop
+from quantum_async.engine.attempt import release_frames
+from quantum_async.engine.attempts import EAGER, Attempts
+from quantum_async.engine.door import Door
+from quantum_async.engine.growth import Growth
+from quantum_async.engine.hub import hub_of
+from quantum_async.engine.loops import all_ended
 from quantum_async.engine.outcomes import Outcomes
 from quantum_async.engine.setup import Setup
+from quantum_async.engine.timers import Timers
 
 _GRACE = 5.0  # seconds after a cancellation until a unit is named as ignoring it
-_EAGER = sys.version_info >= (3, 12)
 # Seconds the pump works before it lets the loop turn. Where tasks do not start eagerly, it only
 # makes them, and all their first steps fall into the turn that follows.
-_SLICE = 0.004 if _EAGER else 0.002
+_SLICE = 0.004 if EAGER else 0.002
+_ALL = 1 << 62  # things to do
 
 
 class Engine:
@@ -63,43 +56,39 @@ class Engine:
     """
 
     __slots__ = (
-        "__weakref__", "_asked", "_bind", "_broken", "_bus", "_clock", "_context", "_done",
-        "_ends_at", "_first_starts", "_handles", "_interrupted", "_lanes", "_ledger", "_loop",
-        "_names", "_outcomes", "_prefix", "_pump_due", "_pumping", "_scheduler", "_scopes",
-        "_setup", "_short", "_tasks", "_tells_start", "_timers", "_view", "_waiter",
-        "_waits_for_threads", "ledger", "pauses", "stopping", "timed_out",
+        "__weakref__", "_attempts", "_broken", "_bus", "_clock", "_context", "_done", "_ends_at",
+        "_hub", "_interrupted", "_ledger", "_limit_timer", "_loop", "_names", "_outcomes",
+        "_pump_due", "_pumping", "_resumes", "_scheduler", "_setup", "_stopped", "_tells_start",
+        "_timers", "_waiter", "_waits_for_threads", "growth", "ledger", "priority", "stopping",
+        "timed_out",
     )  # fmt: skip
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
-        self._handles = setup.plan.handles
-        self._names = setup.plan.names
+        self._names = setup.rows.names
         self._scheduler = setup.scheduler
         self.ledger = self._ledger = setup.ledger
         self._bus = setup.bus
         self._clock = setup.clock
         self._loop = asyncio.get_running_loop()
-        # One snapshot of the caller's context variables; each attempt gets a copy of its own.
-        self._context = copy_context()
-        self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._scopes: dict[int, CancelScope] = {}
-        self._timers: dict[int, asyncio.TimerHandle] = {}
-        self._first_starts: dict[int, float] = {}
-        self._asked: set[int] = set()
+        self._context = copy_context()  # the caller's
+        self._resumes: dict[int, asyncio.Future[None]] = {}  # units that want their slot back
         self._pumping = self._pump_due = False
         self._waiter: asyncio.Future[None] | None = None
         self._done = False
-        # For each unit that was tried again: when an attempt ended, when the next began, and so on.
-        self.pauses: dict[int, list[float]] = {}
         self.stopping = self.timed_out = self._broken = self._waits_for_threads = False
+        self._stopped = False
         self._interrupted: BaseException | None = None
-        self._ends_at = math.inf
+        self._ends_at = setup.ends_at
         self._outcomes = Outcomes(setup, self)
-        # What each start needs, looked up once.
-        self._view, self._bind = setup.view, setup.bind
-        self._lanes = setup.scheduler.lanes
-        self._prefix = f"{setup.ledger.run_id}/"
-        self._short = [place is on_loop and setup.around is None for place in setup.places]
+        self._timers = self._outcomes.timers = Timers(
+            setup, self._loop, self._outcomes.deadline_passed, self.poke
+        )
+        self._attempts = Attempts(setup, self._outcomes, self, self._timers, self._context)
+        self.growth = Growth(setup, self._outcomes, self) if setup.is_special else None
+        self._hub = hub_of(self._loop, _SLICE) if setup.shares else None
+        self._limit_timer: asyncio.TimerHandle | None = None
+        self.priority = setup.priority
         self._tells_start = UnitStarted in self._bus
         if UnitReady in self._bus:
             self._scheduler.just_ready = self._scheduler.in_phase(READY)
@@ -129,12 +118,12 @@ class Engine:
 
     def _begin(self) -> asyncio.TimerHandle | None:
         time_limit, seconds = None, self._setup.timeout
-        self._ends_at = current_effective_deadline()
+        self._ends_at = min(self._ends_at, current_effective_deadline())
         if seconds is not None:
             self._ends_at = min(self._ends_at, self._loop.time() + seconds)
             time_limit = self._loop.call_later(seconds, self._time_up)
         view = self._setup.view
-        view.open(self._remaining, self._emit)
+        view.open(Door(self._setup, self, self.growth))
         self._bus.tell(RunStarted, self._scheduler.unfinished, view.environment["partitioner"])
         for companion in self._setup.companions:
             companion.begin(self)
@@ -143,9 +132,21 @@ class Engine:
 
     async def _end(self) -> None:
         ledger = self._ledger
+        ends = [companion.end() for companion in self._setup.companions]
+        if self.growth is not None:
+            ends.append(self.growth.close())
+        again = await all_ended(ends)
         ledger.ended = self._clock()
         self._setup.view.close()
-        again = await all_ended([companion.end() for companion in self._setup.companions])
+        self._scheduler.forget()
+        if self._limit_timer is not None:
+            self._limit_timer.cancel()
+        if self._hub is not None:
+            self._hub.leave(self)
+        # Nothing of a run waits for a collector: what holds the engine lets go of it.
+        self._timers.close()
+        self._attempts.close()
+        self.growth = None
         self._bus.tell(RunFinished, self._verdict(), ledger.ended - ledger.began)
         self._outcomes.close()
         for error in ledger.errors.values():
@@ -184,24 +185,45 @@ class Engine:
             cause: Why, for the records of what is cancelled.
             waits_for_threads: Whether the run ends only when threads have returned too.
         """
+        if self._stopped or self._done:
+            return
+        self._stopped = True
+        self._waits_for_threads = waits_for_threads
+        self.drain(cause)
+        self._ledger.stop_cause = cause
+        self._attempts.cancel_all()
+        self.poke()
+
+    def drain(self, cause: str) -> None:
+        """Let nothing start any more, and what runs go on."""
         if self.stopping or self._done:
             return
         self.stopping = True
-        self._waits_for_threads = waits_for_threads
         self._ledger.stop_cause = cause
-        for timer in self._timers.values():
-            timer.cancel()
         self._timers.clear()
         told: list[int] = []
         if UnitCanceled in self._bus:
-            told = [u for p in (WAITING, READY, BACKOFF) for u in self._scheduler.in_phase(p)]
+            told = [u for phase in (WAITING, *QUEUED) for u in self._scheduler.in_phase(phase)]
         now = self._clock()
-        for unit in self._scheduler.cancel_waiting():
+        queued = self._scheduler.cancel_waiting()
+        for unit in queued:
             self._ledger.ends[unit] = now
         for unit in told:
             self._bus.tell(UnitCanceled, self._names[unit], self._ledger.attempts[unit], cause)
-        for unit in list(self._tasks):
-            self.cancel(unit)
+        if self.growth is not None:
+            self.growth.stop(queued)
+        self.poke()
+
+    def drop(self, unit: int, cause: str) -> None:
+        """Cancel one unit, which nobody needs any more."""
+        self._ledger.causes[unit] = cause
+        if unit in self._attempts.tasks:
+            self._attempts.cancel(unit)
+        elif self._scheduler.phase[unit] == OPEN and self.growth is not None:
+            self.growth.drop(unit, cause)
+        elif not self._scheduler.has_ended(unit):
+            self._timers.drop(unit)
+            self._outcomes.dropped(unit, cause)
         self.poke()
 
     def interrupt(self, error: BaseException) -> None:
@@ -214,19 +236,8 @@ class Engine:
         self._scheduler.resize(max_running)
         self.poke()
 
-    def cancel(self, unit: int) -> None:
-        """Cancel a running unit: through its scope if it has one, else natively, once."""
-        if unit in self._asked:
-            return
-        self._asked.add(unit)
-        scope = self._scopes.get(unit)
-        if scope is not None:
-            scope.cancel()
-        else:
-            self._tasks[unit].cancel()
-
     def _name_stragglers(self) -> None:
-        names = ", ".join(repr(self._names[unit]) for unit in sorted(self._tasks))
+        names = ", ".join(repr(self._names[unit]) for unit in sorted(self._attempts.tasks))
         self._setup.complain(
             f"cancelled {_GRACE:g} s ago and not ended yet: "
             f"{names or f'{self._outcomes.late} threads'}; a unit must let CancelledError through, "
@@ -245,51 +256,87 @@ class Engine:
 
     def poke(self) -> None:
         """See to it that the pump runs in the loop's next turn."""
-        if not self._pumping and not self._pump_due and not self._done:
+        if self._done:
+            return
+        if self._hub is not None:
+            if not self._pumping:
+                self._hub.poke(self)
+        elif not self._pumping and not self._pump_due:
             self._pump_due = True
             # In the run's own context variables, not in those of the unit that just ended.
             self._loop.call_soon(self._pump, context=self._context)
 
     def _pump(self) -> None:
-        """Start what may start, skip what cannot; come back later if that takes long."""
+        """Do what can be done; come back later if that takes long."""
         self._pump_due = False
+        if self._turn(_ALL):
+            self.poke()
+
+    def step(self, most: int) -> bool:
+        """Do up to `most` things; return whether there is more to do. For the hub."""
+        return not self._done and self._context.run(self._turn, most)
+
+    @property
+    def refused_by(self) -> set[Gauge]:
+        """What had no room, when the run was last pumped."""
+        return self._scheduler.refused_by
+
+    def _turn(self, most: int) -> bool:
         self._pumping = True
         try:
-            more = self._pump_slice()
+            more = self._pump_slice(most)
             if self._scheduler.just_ready:
                 self._tell_ready()
         except BaseException as error:
+            self._pumping = False
             self.broke(error)
             more = False
         finally:
             self._pumping = False
-        if more:
-            self.poke()
-        else:
+        if not more:
             self._finish_if_done()
+        return more
 
-    def _pump_slice(self) -> bool:
-        """Work until nothing is left to start (False) or the slice is over (True)."""
+    def _pump_slice(self, most: int) -> bool:
+        """Work until nothing is left to start (False), or the slice is over (True)."""
         scheduler, clock, start = self._scheduler, self._clock, self._start
+        scheduler.refused_by.clear()
+        scheduler.wakes_in = math.inf
         now = clock()
         slice_end = now + _SLICE
-        while now < slice_end:
-            unit = scheduler.next_start()
-            if unit != NOBODY:
+        while now < slice_end and most:
+            most -= 1
+            if scheduler.openings:
+                self._open(scheduler.openings.popleft())
+            elif (unit := scheduler.next_start()) != NOBODY:
                 start(unit, now)
             elif (skip := scheduler.next_skip()) is not None:
-                self._outcomes.skipped(*skip)
+                if skip[1] != NOBODY:
+                    self._outcomes.skipped(*skip)
             else:
+                if scheduler.wakes_in < math.inf:
+                    self._wait_for_limits(scheduler.wakes_in)
                 return False
             now = clock()
         return True
 
+    def _open(self, unit: int) -> None:
+        if self._scheduler.phase[unit] == OPENING and self.growth is not None:
+            self.growth.open(unit)
+
+    def _wait_for_limits(self, seconds: float) -> None:
+        if self._limit_timer is not None:
+            self._limit_timer.cancel()
+        self._limit_timer = self._loop.call_later(seconds, self.poke)
+
     def _finish_if_done(self) -> None:
-        if self._tasks or (self._outcomes.late and self._waits_for_threads):
+        if self._attempts.tasks or (self._outcomes.late and self._waits_for_threads):
             return
-        if not self._scheduler.finished and self._scheduler.stuck():
+        scheduler = self._scheduler
+        waits = scheduler.refused_by or scheduler.wakes_in < math.inf
+        if not scheduler.finished and not waits and scheduler.stuck():
             self.broke(InternalError(f"the run is stuck: {self._scheduler!r}"))
-        if not self._scheduler.finished and not self._broken:
+        if not scheduler.finished and not self._broken:
             return
         self._done = True
         if self._waiter is not None and not self._waiter.done():
@@ -297,7 +344,7 @@ class Engine:
 
     def broke(self, bug: BaseException, unit: int = NOBODY) -> None:
         """The engine itself failed, perhaps over a unit: end what runs, and raise it."""
-        self._tasks.pop(unit, None)
+        self._attempts.forget(unit)
         if not self._broken:
             self._broken = True
             self._interrupted = bug
@@ -312,137 +359,87 @@ class Engine:
     # -- attempts ---------------------------------------------------------------------------
 
     def _start(self, unit: int, now: float) -> None:
+        if self._resumes and unit in self._resumes:
+            self._resumes.pop(unit).set_result(None)
+            return
         ledger = self._ledger
         ledger.attempts[unit] = attempt = ledger.attempts[unit] + 1
         if attempt == 1:
             ledger.starts[unit] = now
         else:
-            self.pauses[unit].append(now)
-            if unit in self._timers:
-                self._timers.pop(unit).cancel()
-        handle, lane = self._handles[unit], self._lanes[unit]
+            self._timers.started_again(unit, now)
+        lane = self._scheduler.lanes[unit]
         if self._tells_start:
             if self._scheduler.just_ready:
                 self._tell_ready()
             self._bus.tell(UnitStarted, self._names[unit], attempt, ledger.where[lane])
-        ctx = ExecutionContext.of(self._view, unit, attempt)
-        coroutine: Coroutine[Any, Any, None]
-        if self._short[lane] and handle.options.plain:
-            coroutine = attempt_plain(self._outcomes, unit, handle.function, ctx)
-        else:
-            coroutine = self._full_attempt(unit, ctx, self._setup.places[lane])
-        self.spawn(unit, coroutine, f"{self._prefix}{self._names[unit]}#{attempt}")
-
-    def _full_attempt(
-        self, unit: int, ctx: ExecutionContext[Any], place: Work
-    ) -> Coroutine[Any, Any, None]:
-        handle, ledger, now = self._handles[unit], self._ledger, self._loop.time()
-        job, options = Job.of(handle, ctx), handle.options
-        job.returned = partial(self._thread_returned, self._lanes[unit])
-        job.measured = partial(ledger.usage.__setitem__, unit)
-        around = None if self._setup.around is None else self._setup.around(handle)
-        work = bound(place, options.binding, ctx, around, ledger.ran_on, unit)
-        first = now if options.deadline is None else self._first_starts.setdefault(unit, now)
-        limit = nearest(now, options.timeout, options.deadline, first)
-        return attempt_full(self._outcomes, unit, job, work, limit)
-
-    def spawn(self, unit: int, coroutine: Coroutine[Any, Any, None], name: str) -> None:
-        """Run a coroutine as the unit's task, in context variables of its own."""
-        context = self._context.copy()
-        if self._bind is not None:
-            context.run(self._bind, self._names[unit], self._ledger.attempts[unit])
-        if _EAGER:
-            task = asyncio.Task(
-                coroutine,
-                loop=self._loop,
-                name=name,
-                context=context,
-                eager_start=True,  # type: ignore[call-arg, unused-ignore]
-            )
-            # It may have ended inside the constructor, and has reported by then.
-            if self._scheduler.phase[unit] == RUNNING and not task.done():
-                self._tasks[unit] = task
-        else:
-            task = asyncio.Task(coroutine, loop=self._loop, name=name, context=context)
-            self._tasks[unit] = task
-            # Cancelled before its first step, it could not report.
-            task.add_done_callback(partial(self._never_began, unit))
-
-    def _never_began(self, unit: int, task: "asyncio.Task[None]") -> None:
-        if task.cancelled() and self._tasks.get(unit) is task:
-            self._outcomes.attempt_canceled(unit, None, None)
+        if self.growth is not None and attempt == 1:
+            self.growth.started(unit)
+        self._attempts.start(unit, attempt, lane)
+        if self._setup.budget is not None:
+            # A rate counts from now on, when the unit's first step is done, to be on the safe side.
+            self._setup.budget.stamp(self._scheduler.needs_at(lane))
 
     # -- what outcomes ask for --------------------------------------------------------------
 
-    def asked_to_stop(self, unit: int) -> bool:
-        """Whether the engine cancelled this unit."""
-        return unit in self._asked
-
-    def scope_opened(self, unit: int, scope: CancelScope) -> None:
-        """The attempt is to be cancelled through this scope."""
-        self._scopes[unit] = scope
-
     def ended(self, unit: int) -> None:
         """The unit's attempt is over: forget its task, and see what may start now."""
-        self._tasks.pop(unit, None)
-        if self._scopes:
-            self._scopes.pop(unit, None)
+        self._attempts.forget(unit)
+        if self.growth is not None:
+            self.growth.left(unit)
         if not self._pumping:
             self.poke()
+        elif self._hub is not None:
+            self._hub.freed()
 
-    def wake_later(self, unit: int, seconds: float) -> None:
-        """Make the unit ready again after its back-off."""
-        self.pauses.setdefault(unit, []).append(self._clock())
-        self._timers[unit] = self._loop.call_later(seconds, self._wake, unit)
+    def over(self, unit: int) -> None:
+        """The unit has ended, for those who wait for it."""
+        if self.growth is not None:
+            self.growth.over(unit)
 
-    def _wake(self, unit: int) -> None:
-        del self._timers[unit]
-        self._scheduler.wake(unit)
-        left = self.seconds_left(unit)
-        if left < math.inf:
-            # It may wait for a slot until its deadline has passed.
-            self._timers[unit] = self._loop.call_later(max(left, 0), self._overdue, unit)
+    @property
+    def pauses(self) -> dict[int, list[float]]:
+        """For each unit that was tried again when attempts ended and began."""
+        return self._timers.pauses
+
+    # -- what is open -----------------------------------------------------------------------
+
+    def began(self, unit: int, where: str) -> None:
+        """An open unit has begun."""
+        ledger = self._ledger
+        ledger.attempts[unit], ledger.starts[unit] = 1, self._clock()
+        ledger.ran_on[unit] = where
+        self._bus.tell(UnitReady, self._names[unit], 1)
+        self._bus.tell(UnitStarted, self._names[unit], 1, where)
+
+    def lane_with(self, lane: int, needs: Needs) -> int:
+        """Return the lane of the same place whose units use `needs`."""
+        number = self._scheduler.lane_with(lane, needs)
+        if number == len(self._ledger.where):
+            self._attempts.add_lane_like(lane)
+            self._ledger.where.append(self._ledger.where[lane])
+        return number
+
+    def wait_for_slot(self, unit: int) -> asyncio.Future[None]:
+        """Return what is done when a suspended unit has its slot back."""
+        again = self._resumes[unit] = self._loop.create_future()
+        self._scheduler.resume(unit)
         self.poke()
+        return again
 
-    def _overdue(self, unit: int) -> None:
-        del self._timers[unit]
-        if self._scheduler.phase[unit] == READY:
-            self._outcomes.deadline_passed(unit)
-            self.poke()
+    def want_no_slot(self, unit: int) -> None:
+        """A suspended unit has been cancelled while it waited."""
+        if self._resumes.pop(unit, None) is not None:
+            self._scheduler.withdraw(unit)
 
-    def seconds_left(self, unit: int) -> float:
-        """Return seconds to the unit's own deadline; infinite without one."""
-        deadline = self._handles[unit].options.deadline
-        if deadline is None:
-            return math.inf
-        return self._first_starts[unit] + deadline - self._loop.time()
+    def share(self) -> None:
+        """Take turns with other runs from now on: one inside this one uses its slots."""
+        if self._hub is None:
+            self._hub = hub_of(self._loop, _SLICE)
 
-    def _thread_returned(self, lane: int, job: Job) -> None:
-        """Work that outlived its attempt has ended; called from any thread."""
-        try:
-            self._loop.call_soon_threadsafe(self._slot_returned, job, lane)
-        except RuntimeError:
-            # The loop is closed: the run ended long ago, and nobody waits for the slot.
-            if not self._loop.is_closed():
-                raise
-
-    def _slot_returned(self, job: Job, lane: int) -> None:
-        if self._outcomes.thread_returned(job, lane):
-            self.poke()
-
-    # -- what contexts ask for --------------------------------------------------------------
-
-    def _remaining(self, unit: int) -> float:
-        scope = self._scopes.get(unit)
-        ends_at = self._ends_at if scope is None else min(self._ends_at, scope.deadline)
-        return max(0.0, ends_at - self._loop.time())
-
-    def _emit(self, unit: int, attempt: int, value: Any) -> None:
-        told = partial(self._bus.tell, UnitEmitted, self._names[unit], attempt, value)
-        if running_loop() is self._loop:
-            told()
-        else:
-            self._loop.call_soon_threadsafe(told)
+    def ends_at(self, unit: int) -> float:
+        """Return when a unit must have ended, by the loop's clock."""
+        return min(self._ends_at, self._attempts.ends_at(unit))
 
     def __repr__(self) -> str:
         state = "done" if self._done else "stopping" if self.stopping else "running"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from quantum_async.core.plan import ExecutionPlan
-from quantum_async.core.record import UnitRecord, Usage
+from quantum_async.core.record import NOTHING, Outcome, UnitRecord, Usage
 from quantum_async.core.scheduler import (
     CANCELED,
     FAILED,
@@ -20,19 +20,9 @@ from quantum_async.core.scheduler import (
     Scheduler,
 )
 from quantum_async.core.states import UnitState
+from quantum_async.engine.rows import Rows
 
-
-class _Nothing:
-    """The absence of a result: None is a value that a unit may return."""
-
-    def __repr__(self) -> str:
-        return "<no result>"
-
-    def __reduce__(self) -> str:
-        return "NOTHING"
-
-
-NOTHING = _Nothing()
+__all__ = ["NOTHING", "Ledger"]
 
 
 _NOT_YET = -1.0  # a moment: a virtual clock may say 0
@@ -50,6 +40,7 @@ class Ledger:
         began: When the run started.
         ended: When it ended.
         where: Name of each lane: where its units run.
+        rows: The units by number, with the children that the run grew.
         results: Result of each unit, `NOTHING` where there is none.
         errors: Exception of the last attempt, of the units that have one.
         attempts: How many attempts each unit started.
@@ -59,6 +50,8 @@ class Ledger:
         fallbacks: Units whose result is their fallback.
         roots: For each skipped unit the failed unit that is to blame.
         causes: Why a unit ended, where nothing else says it.
+        forgiven: Units whose failure is no failure of the run: of maps that collect them.
+        nested: The results of the runs inside each unit.
         stop_cause: Why the run was stopped; None if it ran to its end.
         usage: What units cost that ran in other processes.
         metrics: What units recorded.
@@ -69,7 +62,8 @@ class Ledger:
     run_id: str
     wall: float
     began: float
-    where: tuple[str, ...]
+    where: list[str]
+    rows: Rows
     ended: float = 0.0
     results: list[Any] = field(init=False)
     errors: dict[int, BaseException] = field(default_factory=dict)
@@ -80,6 +74,8 @@ class Ledger:
     fallbacks: set[int] = field(default_factory=set)
     roots: dict[int, int] = field(default_factory=dict)
     causes: dict[int, str] = field(default_factory=dict)
+    forgiven: set[int] = field(default_factory=set)
+    nested: dict[int, list[Any]] = field(default_factory=dict)
     stop_cause: str | None = None
     usage: dict[int, Usage] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -97,6 +93,26 @@ class Ledger:
             self.results[unit] = value
             self.ran_on[unit] = "given"
 
+    def grow(self, child: int) -> None:
+        """Make a row for a child, or an old one new."""
+        if child == len(self.results):
+            self.results.append(NOTHING)
+            self.attempts.append(0)
+            self.starts.append(0.0)
+            self.ends.append(_NOT_YET)
+        else:
+            self.results[child] = NOTHING
+            self.attempts[child], self.starts[child], self.ends[child] = 0, 0.0, _NOT_YET
+
+    def forget(self, child: int) -> None:
+        """Drop what is known of a child whose result nobody keeps."""
+        self.results[child] = NOTHING
+        self.usage.pop(child, None)
+        self.ran_on.pop(child, None)
+        self.causes.pop(child, None)
+        self.errors.pop(child, None)
+        self.fallbacks.discard(child)
+
     def in_run(self, unit: int) -> bool:
         """Return whether the unit is part of this run."""
         return self.scheduler.phase[unit] != OUTSIDE
@@ -104,12 +120,14 @@ class Ledger:
     def ready_at(self, unit: int) -> float:
         """Return when the unit's last dependency ended; the run's start if it has none."""
         ends = self.ends
+        if unit >= self.rows.count:
+            return self.starts[self.rows.parent(unit)]
         last = max((ends[above] for above in self.plan.edges_up[unit]), default=_NOT_YET)
         return self.began if last == _NOT_YET else last
 
     def record(self, unit: int) -> UnitRecord:
         """Return a unit's row as a record."""
-        scheduler, name = self.scheduler, self.plan.names[unit]
+        scheduler, name = self.scheduler, self.rows.names[unit]
         attempts, ended = self.attempts[unit], self.ends[unit]
         started = self.starts[unit] if attempts else None
         result = self.results[unit]
@@ -135,7 +153,11 @@ class Ledger:
         phase = self.scheduler.phase[unit]
         if phase == SKIPPED and unit in self.roots:
             root = self.roots[unit]
+            if root == unit:
+                return self.causes.get(unit)
             how = self.scheduler.state(root).value
+            if self.scheduler.phase[root] == SKIPPED:
+                return f"{self.plan.names[root]!r} was skipped ({self.cause(root)})"
             return f"{self.plan.names[root]!r} {_ENDED.get(how, how)}"
         cause = self.causes.get(unit)
         if cause is None and phase == CANCELED:
@@ -148,7 +170,52 @@ class Ledger:
         phase = self.scheduler.phase
         if FAILED not in phase and TIMEOUT not in phase:
             return []
-        return [unit for unit in self.plan.order if phase[unit] in (FAILED, TIMEOUT)]
+        return [unit for unit in self.rows.in_order() if phase[unit] in (FAILED, TIMEOUT)]
+
+    @property
+    def guilty(self) -> list[int]:
+        """Units whose failure is the run's: not those that were in a race, or are collected."""
+        excused = self.plan.contenders
+        return [unit for unit in self.failed if unit not in excused and unit not in self.forgiven]
+
+    @property
+    def complete(self) -> bool:
+        """Whether all that was to be done was: what a choice left out was not."""
+        if not self.scheduler.finished or self.guilty:
+            return False
+        phase, triggers = self.scheduler.phase, self.scheduler.triggers
+        if SKIPPED not in phase and CANCELED not in phase:
+            return True
+        choices = set() if triggers is None else triggers.choices
+        return all(
+            self.roots.get(unit, unit) in choices or unit in self.plan.contenders
+            for lost in (SKIPPED, CANCELED)
+            for unit in self.scheduler.in_phase(lost)
+        )
+
+    def inside(self, name: object) -> tuple[Any, str]:
+        """Return the nested run that ``unit/child`` (or ``unit/2/child``) is of, and the rest."""
+        text = name if isinstance(name, str) else ""
+        for at in (at for at, letter in enumerate(text) if letter == "/"):
+            unit, rest = self.rows.number(text[:at]), text[at + 1 :]
+            runs = [] if unit is None else self.nested.get(unit, [])
+            if not runs:
+                continue
+            number, slash, further = rest.partition("/")
+            if slash and number.isdecimal() and 2 <= int(number) <= len(runs):
+                return runs[int(number) - 1], further
+            return runs[0], rest
+        return None, ""
+
+    def outcome(self, unit: int) -> Outcome:
+        """Return how a unit ended, for one that depends on it."""
+        result = self.results[unit]
+        return Outcome(
+            self.scheduler.state(unit),
+            None if result is NOTHING else result,
+            self.errors.get(unit),
+            self.cause(unit),
+        )
 
     def _wall(self, moment: float) -> float:
         return self.wall + (moment - self.began)

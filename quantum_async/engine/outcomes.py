@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from anyio import CancelScope, CapacityLimiter, to_thread
 
 from quantum_async.core.context import ExecutionContext, MissingKeyError
-from quantum_async.core.errors import UndeclaredDependencyError, UnitTimeoutError
+from quantum_async.core.errors import Backpressure, UndeclaredDependencyError, UnitTimeoutError
 from quantum_async.core.events import (
     UnitCanceled,
     UnitCompleted,
@@ -24,14 +24,17 @@ from quantum_async.core.events import (
     UnitSkipped,
     UnitTimedOut,
 )
+from quantum_async.core.limits import Budget, seconds_of
+from quantum_async.core.options import NO_FALLBACK
 from quantum_async.core.retry import given_up_on
-from quantum_async.core.scheduler import CANCELED, FAILED, READY, TIMEOUT, WAITING
+from quantum_async.core.scheduler import CANCELED, FAILED, OPENING, READY, TIMEOUT, WAITING
 from quantum_async.core.states import FailurePolicy
-from quantum_async.core.unit import NO_FALLBACK, is_coroutine_function
+from quantum_async.core.unit import is_coroutine_function
 from quantum_async.engine.attempt import Limit, settled, users_part
 from quantum_async.engine.executors.base import Job
 from quantum_async.engine.ledger import NOTHING
 from quantum_async.engine.setup import Setup
+from quantum_async.engine.timers import Timers
 
 _LATE = "its thread cannot be stopped and is still running"
 _LATE_BUT_BACK = "its thread could not be stopped, and returned later"
@@ -49,16 +52,8 @@ class Driver(Protocol):
         """The unit's attempt is over."""
         ...
 
-    def wake_later(self, unit: int, seconds: float) -> None:
-        """Make the unit ready again after its back-off."""
-        ...
-
-    def seconds_left(self, unit: int) -> float:
-        """Return seconds to the unit's own deadline; infinite without one."""
-        ...
-
-    def spawn(self, unit: int, coroutine: Coroutine[Any, Any, None], name: str) -> None:
-        """Run a coroutine as the unit's task."""
+    def over(self, unit: int) -> None:
+        """The unit has ended, for those who wait for it."""
         ...
 
     def stop(self, cause: str) -> None:
@@ -73,14 +68,6 @@ class Driver(Protocol):
         """Stop the run, which failed by itself."""
         ...
 
-    def asked_to_stop(self, unit: int) -> bool:
-        """Whether the engine cancelled this unit."""
-        ...
-
-    def scope_opened(self, unit: int, scope: CancelScope) -> None:
-        """The attempt is to be cancelled through this scope."""
-        ...
-
 
 class Outcomes:
     """Books how attempts ended.
@@ -91,8 +78,9 @@ class Outcomes:
     """
 
     __slots__ = (
-        "_clock", "_consumers", "_driver", "_handles", "_late", "_ledger", "_names", "_scheduler",
-        "_setup", "_tells_end", "asked_to_stop", "broke", "scope_opened",
+        "_clock", "_consumers", "_driver", "_handles", "_is_special", "_late", "_ledger", "_names",
+        "_scheduler", "_setup", "_tells_end", "asked_to_stop", "broke", "scope_opened",
+        "spawn", "timers",
     )  # fmt: skip
 
     def __init__(self, setup: Setup, driver: Driver) -> None:
@@ -100,23 +88,27 @@ class Outcomes:
         self._driver = driver
         self._scheduler = setup.scheduler
         self._ledger = setup.ledger
-        self._handles = setup.plan.handles
-        self._names = setup.plan.names
+        self._handles = setup.rows.handles
+        self._names = setup.rows.names
+        self._is_special = setup.is_special
         self._clock = setup.clock
         self._late: set[Job] = set()
         self._consumers: list[int] | None = None
         if setup.keep is not None:
-            will_run = [phase in (WAITING, READY) for phase in setup.scheduler.phase]
+            will_run = [phase in (WAITING, READY, OPENING) for phase in setup.scheduler.phase]
             edges_down = setup.plan.edges_down
             self._consumers = [sum(map(will_run.__getitem__, below)) for below in edges_down]
         self._tells_end = UnitCompleted in setup.bus
         self.broke = driver.broke
-        self.asked_to_stop = driver.asked_to_stop
-        self.scope_opened = driver.scope_opened
+        # Whoever keeps the tasks and timers puts these in.
+        self.timers: Timers
+        self.spawn: Callable[[int, Coroutine[Any, Any, None], str], None]
+        self.asked_to_stop: Callable[[int], bool]
+        self.scope_opened: Callable[[int, CancelScope], None]
 
     def close(self) -> None:
         """Let go of the engine, which holds this: nothing of a run waits for a collector."""
-        del self._driver, self.broke, self.asked_to_stop, self.scope_opened
+        del self._driver, self.broke, self.asked_to_stop, self.scope_opened, self.spawn, self.timers
 
     @property
     def late(self) -> int:
@@ -140,8 +132,7 @@ class Outcomes:
             where, took = self._where_ran(unit), self._elapsed(unit)
             error = ledger.errors.get(unit)
             self._setup.bus.tell(UnitCompleted, *self._who(unit), value, where, took, error)
-        if self._consumers is not None:
-            self._released(unit)
+        self._over(unit)
         self._driver.ended(unit)
 
     def attempt_returned(self, unit: int, value: Any) -> None:
@@ -169,6 +160,8 @@ class Outcomes:
                 f"unit {self._names[unit]!r} read the result of {error.name!r} without depending "
                 f"on it: add {error.name!r} to its dependencies"
             )
+        if self._setup.budget is not None:
+            self._pause_limits(unit, error, self._setup.budget)
         if isinstance(error, KeyboardInterrupt):
             self._ledger.errors[unit] = error
             self._ended_badly(unit, error, FAILED, None, self._where(unit))
@@ -193,7 +186,9 @@ class Outcomes:
         if error is not None:
             self._ledger.errors[unit] = _cut(error)
             self._setup.complain(f"{self._names[unit]!r} raised while it was cancelled", error)
-        cause = self._ledger.stop_cause or "cancelled from outside the run"
+        # One that was dropped has a cause of its own.
+        cause = self._ledger.causes.get(unit) or self._ledger.stop_cause
+        cause = cause or "cancelled from outside the run"
         self._ledger.causes[unit] = f"{cause}; {_LATE}" if job and job.late else cause
         self._lost(unit, CANCELED, job)
         self._setup.bus.tell(UnitCanceled, *self._who(unit), cause)
@@ -210,14 +205,35 @@ class Outcomes:
         )
         self._scheduler.give_up(unit)
         self._setup.bus.tell(UnitTimedOut, *self._who(unit), error, self._elapsed(unit))
-        self._released(unit)
+        self._over(unit)
+
+    def could_not_start(self, unit: int, error: BaseException) -> None:
+        """The unit failed before it was ready: in its condition, say, or over a resource."""
+        self._ledger.ends[unit] = self._clock()
+        self._ledger.errors[unit] = error = _cut(error)
+        self._scheduler.give_up(unit, FAILED)
+        self._tell_failure(unit, error, FAILED, f"in unit {self._names[unit]!r}, before it started")
+        self._over(unit)
+
+    def failed_for_good(self, unit: int, error: BaseException) -> None:
+        """A unit that is open failed; nothing can make that good."""
+        self._ledger.errors[unit] = error
+        self._ended_badly(unit, error, FAILED, None, f"in unit {self._names[unit]!r}")
+
+    def dropped(self, unit: int, cause: str) -> None:
+        """A unit that did not run is cancelled, because nobody needs it any more."""
+        self._ledger.ends[unit] = self._clock()
+        self._ledger.causes[unit] = cause
+        self._scheduler.give_up(unit, CANCELED)
+        self._setup.bus.tell(UnitCanceled, *self._who(unit), cause)
+        self._over(unit)
 
     def skipped(self, unit: int, root: int) -> None:
-        """The unit will not run, because `root` failed."""
+        """The unit will not run, because of `root`: itself, if its condition was false."""
         self._ledger.roots[unit] = root
         self._ledger.ends[unit] = self._clock()
         self._setup.bus.tell(UnitSkipped, *self._who(unit), self._names[root])
-        self._released(unit)
+        self._over(unit)
 
     def thread_returned(self, job: Job, lane: int) -> bool:
         """Work that outlived its attempt has ended; return whether a slot became free."""
@@ -225,7 +241,7 @@ class Outcomes:
         if job not in self._late:
             return False
         self._late.discard(job)
-        unit, causes = self._setup.plan.index[job.unit], self._ledger.causes
+        unit, causes = job.number, self._ledger.causes
         causes[unit] = causes.get(unit, "").replace(_LATE, _LATE_BUT_BACK)
         self._scheduler.free_slot(lane)
         return True
@@ -245,7 +261,7 @@ class Outcomes:
         else:
             self._driver.ended(unit)
             name = f"{self._ledger.run_id}/{self._names[unit]}#fallback"
-            self._driver.spawn(unit, self._call_fallback(unit, fallback, error, job), name)
+            self.spawn(unit, self._call_fallback(unit, fallback, error, job), name)
 
     def _ended_badly(
         self, unit: int, error: BaseException, phase: int, job: Job | None, note: str
@@ -253,12 +269,16 @@ class Outcomes:
         self._lost(unit, phase, job)
         if job is not None and job.late:
             self._ledger.causes[unit] = _LATE
+        self._tell_failure(unit, error, phase, note)
+
+    def _tell_failure(self, unit: int, error: BaseException, phase: int, note: str) -> None:
         with suppress(Exception):  # an exception may be frozen
             if note not in getattr(error, "__notes__", ()):
                 error.add_note(note)
         kind = UnitTimedOut if phase == TIMEOUT else UnitFailed
         self._setup.bus.tell(kind, *self._who(unit), error, self._elapsed(unit))
-        if self._setup.policy is FailurePolicy.FAIL_FAST:
+        excused = unit in self._setup.plan.contenders or unit in self._ledger.forgiven
+        if self._setup.policy is FailurePolicy.FAIL_FAST and not excused:
             self._driver.stop(f"{self._names[unit]!r} failed and the policy is fail_fast")
 
     def _retried(
@@ -273,7 +293,7 @@ class Outcomes:
         except Exception as broken:
             self._setup.complain(f"the retry policy of {self._names[unit]!r} raised", broken)
             return False
-        if wait is None or wait >= self._driver.seconds_left(unit):
+        if wait is None or wait >= self.timers.seconds_left(unit):
             return False
         self._driver.ended(unit)
         self._scheduler.retry(unit, keeps_slot=self._keeps_slot(job))
@@ -281,7 +301,7 @@ class Outcomes:
             # A repeated attempt's frames hold its data; nobody will read this traceback.
             error.with_traceback(None)
         self._setup.bus.tell(UnitRetrying, *self._who(unit), error, wait)
-        self._driver.wake_later(unit, wait)
+        self.timers.pause(unit, wait)
         return True
 
     async def _call_fallback(
@@ -316,8 +336,14 @@ class Outcomes:
         """The unit ends without a result."""
         self._ledger.ends[unit] = self._clock()
         self._scheduler.fail(unit, phase, keeps_slot=self._keeps_slot(job))
-        self._released(unit)
+        self._over(unit)
         self._driver.ended(unit)
+
+    def _over(self, unit: int) -> None:
+        if self._consumers is not None and unit < len(self._consumers):
+            self._released(unit, self._consumers)
+        if self._is_special:
+            self._driver.over(unit)
 
     def _keeps_slot(self, job: Job | None) -> bool:
         if job is None or not job.late:
@@ -325,22 +351,37 @@ class Outcomes:
         self._late.add(job)
         return True
 
-    def _released(self, unit: int) -> None:
+    def _released(self, unit: int, consumers: list[int]) -> None:
         """Let go of results that nobody needs any more."""
-        if self._consumers is None:
-            return
         keep = self._setup.keep or frozenset()
         for above in self._setup.plan.edges_up[unit]:
-            self._consumers[above] -= 1
-            if not self._consumers[above] and above not in keep:
+            consumers[above] -= 1
+            if not consumers[above] and above not in keep:
                 self._ledger.results[above] = NOTHING
-        if not self._consumers[unit] and unit not in keep:
+        if not consumers[unit] and unit not in keep:
             self._ledger.results[unit] = NOTHING
+
+    # -- what others are to be spared ---------------------------------------------------------
+
+    def _pause_limits(self, unit: int, error: BaseException, budget: Budget) -> None:
+        """Give nothing of a limit for as long as an error says that its resource needs."""
+        if isinstance(error, Backpressure):
+            names, seconds = [error.resource], error.seconds
+        else:
+            needs = self._scheduler.needs_of(unit)
+            names, seconds = [name for name, _ in needs], seconds_of(error)
+        for name in names:
+            if seconds > 0 and not budget.pause(name, seconds):
+                self._setup.complain(
+                    f"{self._names[unit]!r} asked for less of {name!r}, and there is no such limit",
+                    error,
+                )
 
     # -- words ------------------------------------------------------------------------------
 
     def _elapsed(self, unit: int) -> float:
-        return self._clock() - self._ledger.starts[unit]
+        ledger = self._ledger
+        return self._clock() - ledger.starts[unit] if ledger.attempts[unit] else 0.0
 
     def _who(self, unit: int) -> tuple[str, int]:
         return self._names[unit], self._ledger.attempts[unit]
@@ -383,4 +424,7 @@ _PLACES = {
     "interpreter": "in a sub-interpreter",
     "inline": "inline",
     "cache": "out of the cache",
+    "map": "as a map",
+    "run": "as a run",
+    "race": "as a race",
 }

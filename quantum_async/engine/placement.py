@@ -1,8 +1,11 @@
 """Which unit runs where, and how many slots each place has."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from quantum_async.core.limits import Gauge, Needs
 from quantum_async.core.plan import ExecutionPlan, Unit
+from quantum_async.core.shapes import Mapped
 from quantum_async.core.states import ExecutionMode, Strategy
 
 LOOP, THREAD, PROCESS, CUSTOM, INLINE = "loop", "thread", "process", "custom", "inline"
@@ -16,6 +19,7 @@ _BY_MODE = {
     ExecutionMode.INTERPRETER: INTERPRETER,
 }
 _MOST_THREADS = 32
+_MOST_IN_BYTES = 256  # lanes
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +27,14 @@ class Placement:
     """Where each unit of a plan runs.
 
     Attributes:
-        places: The places that are used; a lane is an index into it.
+        places: The place of each lane. Units of one place that use other limits have other lanes.
         lanes: Lane of each unit; None if there is but one lane.
+        needs: What the units of each lane use of limits.
     """
 
     places: tuple[str, ...]
-    lanes: bytes | None
+    lanes: Sequence[int] | None
+    needs: tuple[Needs, ...] = ((),)
 
     def units_in(self, place: str, count: int) -> list[int]:
         """Return the units of a place, out of `count` in all."""
@@ -36,8 +42,7 @@ class Placement:
             return []
         if self.lanes is None:
             return list(range(count))
-        lane = self.places.index(place)
-        return [unit for unit, its in enumerate(self.lanes) if its == lane]
+        return [unit for unit, lane in enumerate(self.lanes) if self.places[lane] == place]
 
 
 def place_units(plan: ExecutionPlan, mode: ExecutionMode, strategy: Strategy) -> Placement:
@@ -46,11 +51,18 @@ def place_units(plan: ExecutionPlan, mode: ExecutionMode, strategy: Strategy) ->
     known = plan.placements.get((mode, balanced))
     if known is not None:
         return known  # type: ignore[no-any-return]
-    found: dict[str, int] = {}
-    lanes = bytearray(plan.unit_count)
-    for number, unit in enumerate(plan.handles):
-        lanes[number] = found.setdefault(place_of(unit, mode, balanced=balanced), len(found))
-    placement = Placement(tuple(found) or (LOOP,), bytes(lanes) if len(found) > 1 else None)
+    found: dict[tuple[str, Needs], int] = {}
+    lanes: list[int] = []
+    for unit in plan.handles:
+        uses = unit.options.uses
+        kind = place_of(unit, mode, balanced=balanced), () if callable(uses) else uses
+        lanes.append(found.setdefault(kind, len(found)))
+    few = len(found) < _MOST_IN_BYTES
+    placement = Placement(
+        tuple(place for place, _ in found) or (LOOP,),
+        None if len(found) < 2 else bytes(lanes) if few else lanes,
+        tuple(needs for _, needs in found) or ((),),
+    )
     plan.placements[mode, balanced] = placement
     return placement
 
@@ -61,7 +73,9 @@ def place_of(unit: Unit, mode: ExecutionMode, *, balanced: bool = False) -> str:
     A unit's own mode beats the run's, except under SEQUENTIAL. A coroutine function runs on the
     loop unless its own mode says otherwise; a plain function never does.
     """
-    own = unit.options.mode
+    own, shape = unit.options.mode, unit.options.shape
+    if shape is not None and not isinstance(shape, Mapped):
+        return LOOP
     if mode is ExecutionMode.SEQUENTIAL:
         return LOOP if unit.is_async else INLINE
     if unit.is_async:
@@ -74,21 +88,19 @@ def place_of(unit: Unit, mode: ExecutionMode, *, balanced: bool = False) -> str:
 
 
 def slots_of(
-    placement: Placement,
     *,
     cpus: int,
     max_workers: int | None,
-    custom_slots: int | None,
-    strategy: Strategy,
-) -> list[int | None]:
-    """Return how many units may run at once in each lane; None for no limit.
+    custom_slots: int | None = None,
+    balanced: bool = False,
+) -> dict[str, int | None]:
+    """Return how many units may run at once in each place; None for no limit.
 
     Args:
-        placement: Where the units run.
         cpus: How many CPUs may be used.
         max_workers: The user's limit, for the whole run.
         custom_slots: How many jobs the custom executor runs at once, if it tells.
-        strategy: RESOURCE_BALANCED gives worker processes and threads slots of their own.
+        balanced: Whether worker processes and threads each get a share of `max_workers`.
     """
     slots: dict[str, int | None] = {
         LOOP: None,
@@ -98,8 +110,25 @@ def slots_of(
         INLINE: 1,
         INTERPRETER: min(cpus, max_workers or cpus),
     }
-    both = {PROCESS, THREAD} <= set(placement.places)
-    if strategy is Strategy.RESOURCE_BALANCED and both and max_workers and max_workers > 1:
+    if balanced and max_workers and max_workers > 1:
         slots[PROCESS] = min(cpus, max_workers // 2)
         slots[THREAD] = max_workers - min(cpus, max_workers // 2)
-    return [slots[place] for place in placement.places]
+    return slots
+
+
+class Slots:
+    """The slots that runs share: in all, and of each place.
+
+    Args:
+        in_all: How many units may run at once; None for no limit.
+        places: How many in each place; None for no limit.
+    """
+
+    def __init__(self, in_all: int | None, places: Mapping[str, int | None]) -> None:
+        self.total = None if in_all is None else Gauge(in_all)
+        self._places = {place: Gauge(most) for place, most in places.items() if most is not None}
+
+    def of(self, place: str) -> tuple[Gauge, ...]:
+        """Return all that must have room for a unit to start in a place."""
+        own = self._places.get(place)
+        return tuple(gauge for gauge in (self.total, own) if gauge is not None)

@@ -1,16 +1,20 @@
 """All that one run is made of, put together by the partitioner and read by the engine."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from quantum_async.core.limits import Budget
 from quantum_async.core.plan import ExecutionPlan
 from quantum_async.core.scheduler import Scheduler
 from quantum_async.core.states import FailurePolicy
 from quantum_async.core.unit import QuantumUnit
 from quantum_async.engine.attempt import Layer, Work
-from quantum_async.engine.bus import Bus, Complain
+from quantum_async.engine.bus import Bus, Complain, NestedBus
 from quantum_async.engine.ledger import Ledger
+from quantum_async.engine.placement import Slots
+from quantum_async.engine.rows import Rows
 from quantum_async.engine.view import View
 
 
@@ -35,6 +39,33 @@ class Companion(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Outer:
+    """The run around a nested one, as that needs it.
+
+    Attributes:
+        run_id: Its name and the unit's, which begin the names of tasks.
+        slots: The slots that both use.
+        budget: The limits that both use.
+        bus: Takes the nested run's events.
+        ends_at: When the unit around it must have ended, by the loop's clock.
+        priority: Larger goes before other runs.
+        keep: Takes the nested run's result, however it ends.
+    """
+
+    run_id: str
+    slots: Slots
+    budget: Budget | None
+    bus: NestedBus
+    ends_at: float
+    priority: float
+    keep: Callable[[Any], None]
+
+
+# Runs a partitioner inside a run: from the partitioner, its input and the options of the run.
+Nest = Callable[[Any, Any, dict[str, Any], Outer], Coroutine[Any, Any, Any]]
+
+
+@dataclass(frozen=True, slots=True)
 class Setup:
     """All that one run is made of.
 
@@ -43,6 +74,7 @@ class Setup:
         scheduler: Decides what may run.
         ledger: Takes down what happened.
         view: What the units see.
+        rows: The units by number.
         bus: Takes the events to those who listen.
         places: For each lane what runs a job there.
         clock: Monotonic seconds.
@@ -52,6 +84,13 @@ class Setup:
         around: Gives for a unit what is wrapped around each of its attempts, or None.
         bind: Called in each attempt's own context variables, with the unit's name and attempt.
         companions: What begins and ends with the run.
+        slots: The slots of the run, for runs inside it.
+        budget: The limits that its units use; None if there are none.
+        shares: Whether slots or limits are shared with other runs.
+        wanted: Units that were asked for by name.
+        nest: Runs a partitioner inside the run.
+        ends_at: When the run must have ended, by the loop's clock, because of one around it.
+        priority: Larger goes before other runs that it shares something with.
         complain: Takes a sentence about what is wrong, and an exception or None.
     """
 
@@ -59,7 +98,8 @@ class Setup:
     scheduler: Scheduler
     ledger: Ledger
     view: View
-    bus: Bus
+    rows: Rows
+    bus: Bus | NestedBus
     places: Sequence[Work]
     clock: Callable[[], float]
     policy: FailurePolicy
@@ -69,3 +109,15 @@ class Setup:
     around: Callable[[QuantumUnit[Any, Any]], Layer | None] | None = None
     bind: Callable[[str, int], object] | None = None
     companions: Sequence[Companion] = ()
+    slots: Slots = field(default_factory=lambda: Slots(None, {}))
+    budget: Budget | None = None
+    shares: bool = False
+    wanted: frozenset[int] = frozenset()
+    nest: Nest | None = None
+    ends_at: float = math.inf
+    priority: float = 0
+
+    @property
+    def is_special(self) -> bool:
+        """Whether any unit has to be looked at, opened, or read while it runs."""
+        return bool(self.plan.special or self.plan.streams or self.plan.has_generators)

@@ -124,6 +124,7 @@ class Override(Block):
     """
 
     outermost = False
+    goes_inside = True
 
     def __init__(self, flow: Flow, doubles: Mapping[Any, Any]) -> None:
         if not isinstance(doubles, Mapping):

@@ -72,6 +72,7 @@ class _Order(Block):
     task: "asyncio.Task[Any] | None" = None
 
     outermost = True
+    goes_inside = False
 
     def amend(self, flow: object, plan: ExecutionPlan, request: RunRequest) -> RunRequest:
         """Return a run's request in this order."""

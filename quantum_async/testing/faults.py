@@ -15,10 +15,10 @@ from functools import partial
 from typing import Any, NamedTuple, Self
 
 from quantum_async.core.binding import Handle
+from quantum_async.core.checks import check_number
 from quantum_async.core.context import ExecutionContext
 from quantum_async.core.errors import PlanError
 from quantum_async.core.plan import ExecutionPlan, Unit
-from quantum_async.core.unit import check_number
 from quantum_async.engine.attempt import Change, Compute, Layer
 from quantum_async.engine.placement import PROCESS
 from quantum_async.request import RunRequest
@@ -93,6 +93,7 @@ class Faults(Block):
     """
 
     outermost = True
+    goes_inside = False
 
     def __init__(self) -> None:
         self._faults: list[_Fault] = []
@@ -318,6 +319,7 @@ class FaultsOn(Block):
     """The block of ``faults.on(flow)``."""
 
     outermost = True
+    goes_inside = False
 
     def __init__(self, faults: Faults, flow: Flow) -> None:
         faults.check_names(flow)

@@ -19,6 +19,7 @@ class RunRecorder(Block):
     """
 
     outermost = True
+    goes_inside = False
 
     def __init__(self) -> None:
         self.events: list[list[events.Event]] = []

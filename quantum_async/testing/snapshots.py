@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from quantum_async.core.binding import ExactBinding, Handle, WiredBinding
+from quantum_async.core.options import NO_FALLBACK
 from quantum_async.core.plan import ExecutionPlan, Unit
-from quantum_async.core.unit import NO_FALLBACK
 
 UPDATE = "QUANTUM_UPDATE_SNAPSHOTS"  # the environment variable; "1" has files written
 

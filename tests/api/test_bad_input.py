@@ -78,11 +78,23 @@ def test_a_name_is_given_once(flow):
         flow.it.add_unit(print, name="load")
 
 
-def test_an_asynchronous_generator_is_no_unit(flow):
+def test_an_asynchronous_generator_runs_on_the_loop_only(flow):
     async def items(ctx):
         yield 1
 
-    not_declared(flow, "asynchronous generator", lambda: flow.it.add_unit(items, name="items"))
+    for mode in ("process", "thread"):
+        not_declared(
+            flow,
+            "asynchronous generator",
+            lambda mode=mode: flow.it.add_unit(items, name="items", mode=mode),
+        )
+
+
+def test_a_child_of_a_map_gives_one_result(flow):
+    async def items(item):
+        yield item
+
+    not_declared(flow, "asynchronous generator", lambda: flow.it.map(items, [1], name="items"))
 
 
 @pytest.mark.parametrize("after", ["load", 5, [5], [None], [["load"]]])

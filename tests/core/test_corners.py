@@ -6,14 +6,15 @@ import pytest
 
 from quantum_async import CircularDependencyError, PlanError, QuantumPartitioner, Strategy
 from quantum_async.core import errors, events
+from quantum_async.core.compile import compile_plan
 from quantum_async.core.context import DetachedRun, ExecutionContext
 from quantum_async.core.errors import InternalError
 from quantum_async.core.layout import _head
-from quantum_async.core.plan import compile_plan
+from quantum_async.core.options import make_options
 from quantum_async.core.ranking import ranking_of
 from quantum_async.core.scheduler import READY, Scheduler
 from quantum_async.core.states import UnitState
-from quantum_async.core.unit import is_generator_function, make_options
+from quantum_async.core.unit import is_generator_function
 
 
 class UnspeakableError(Exception):

@@ -11,11 +11,14 @@ import pytest
 from quantum_async.core import errors
 from quantum_async.core.context import MissingKeyError
 from quantum_async.core.errors import (
+    Backpressure,
     CircularDependencyError,
+    DependencyError,
     DuplicateUnitError,
     ExecutionError,
     InternalError,
     MissingInputError,
+    Overloaded,
     PlanError,
     QuantumError,
     RemoteError,
@@ -40,6 +43,9 @@ ALL: list[Exception] = [
     RunTimeoutError("what happened", 1.5, {"c": 3}),
     UnitTimeoutError("what happened", "a", 2, 1.5, "deadline"),
     WorkerCrashedError("what happened", "a", "SIGSEGV"),
+    Backpressure("api", 2.5, "what happened"),
+    Overloaded("what happened"),
+    DependencyError("what happened"),
     RemoteError("pkg.Odd", "bad", "Traceback …"),
     UndeclaredDependencyError("what happened"),
     InternalError("what happened"),
@@ -52,6 +58,7 @@ CARRIED = {
     RunTimeoutError: ("limit", "result"),
     UnitTimeoutError: ("unit", "attempt", "limit", "which"),
     WorkerCrashedError: ("unit", "how"),
+    Backpressure: ("resource", "seconds"),
     RemoteError: ("type_name", "remote_message", "traceback"),
 }
 
@@ -71,6 +78,9 @@ CARRIED = {
         (RunTimeoutError, (QuantumError, TimeoutError)),
         (UnitTimeoutError, (QuantumError, TimeoutError)),
         (WorkerCrashedError, (QuantumError,)),
+        (Backpressure, (QuantumError,)),
+        (Overloaded, (QuantumError,)),
+        (DependencyError, (QuantumError, KeyError)),
         (RemoteError, (QuantumError,)),
         (UndeclaredDependencyError, (QuantumError, KeyError)),
         (InternalError, (QuantumError,)),

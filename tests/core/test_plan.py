@@ -18,15 +18,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantum_async.core.binding import ExactBinding, WiredBinding
+from quantum_async.core.compile import compile_plan
 from quantum_async.core.errors import (
     CircularDependencyError,
     PlanError,
     UnknownDependencyError,
 )
-from quantum_async.core.plan import ExecutionPlan, compile_plan
+from quantum_async.core.options import make_options
+from quantum_async.core.plan import ExecutionPlan
 from quantum_async.core.simulate import Simulation
 from quantum_async.core.states import Strategy
-from quantum_async.core.unit import QuantumUnit, make_options
+from quantum_async.core.unit import QuantumUnit
 
 Unit = QuantumUnit[Any, Any]
 
@@ -378,7 +380,7 @@ def test_a_callable_object_has_its_types_fingerprint_and_not_its_address() -> No
 
 
 PROGRAM = """
-from quantum_async.core.plan import compile_plan
+from quantum_async.core.compile import compile_plan
 from quantum_async.core.unit import QuantumUnit
 units = {name: QuantumUnit(name, len, set("abcdefgh"[:n])) for n, name in enumerate("abcdefgh")}
 print(compile_plan(units).fingerprint)

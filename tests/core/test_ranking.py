@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given
@@ -20,6 +20,7 @@ class Drawn:
 
     edges_up: Sequence[Sequence[int]]
     priorities: Sequence[float] | None = None
+    streams: Mapping[int, Sequence[int]] = field(default_factory=dict)
 
     @property
     def edges_down(self) -> Sequence[Sequence[int]]:

@@ -15,18 +15,13 @@ import pytest
 import tenacity
 
 from quantum_async.core.binding import ExactBinding, WiredBinding
+from quantum_async.core.checks import check_number
 from quantum_async.core.errors import PlanError
+from quantum_async.core.options import DEFAULT_OPTIONS, NO_FALLBACK, make_options
 from quantum_async.core.record import UnitRecord
 from quantum_async.core.retry import RetryPolicy
 from quantum_async.core.states import ExecutionMode, UnitState
-from quantum_async.core.unit import (
-    DEFAULT_OPTIONS,
-    NO_FALLBACK,
-    QuantumUnit,
-    check_number,
-    is_coroutine_function,
-    make_options,
-)
+from quantum_async.core.unit import QuantumUnit, is_coroutine_function
 
 Unit = QuantumUnit[Any, Any]
 

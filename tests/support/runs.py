@@ -9,6 +9,7 @@ from quantum_async import QuantumPartitioner
 from quantum_async.core import scheduler as phases
 from quantum_async.core.scheduler import Scheduler
 from quantum_async.engine.ledger import NOTHING, Ledger
+from quantum_async.engine.rows import Rows
 from quantum_async.result import RunResult
 
 BEGAN = 100.0
@@ -72,7 +73,7 @@ def made_run(flow: QuantumPartitioner, rows: Mapping[str, Row], duration: float)
     """Return the result of a run in which all that happened."""
     plan = flow.build_execution_plan()
     scheduler = Scheduler(plan, None)
-    ledger = Ledger(plan, scheduler, "run", time.time(), BEGAN, ("loop",))
+    ledger = Ledger(plan, scheduler, "run", time.time(), BEGAN, ["loop"], Rows(plan))
     ledger.ended = BEGAN + duration
     pauses = {}
     for name, row in rows.items():

@@ -122,7 +122,7 @@ class Ahead:
             numbers: Gives the numbers of the others.
             workers: How many workers share what is ready; 0 if one of them is idle.
         """
-        before = self._plan.index[first.job.unit]
+        before = first.job.number
         if (
             not first.job.batch
             or not self._is_short(first.job)
@@ -141,14 +141,14 @@ class Ahead:
             parcel = self._packed(link, numbers, is_link=True)
             if parcel is None:
                 break
-            self._scheduler.follow(*map(self._plan.index.__getitem__, (last.job.unit, link.unit)))
+            self._scheduler.follow(last.job.number, link.number)
             found.append(last := parcel)
         return found
 
     def _followers(self, first: "Parcel", numbers: Iterator[int], workers: int) -> "list[Parcel]":
         found: list[Parcel] = []
         most = min(_MOST, self._scheduler.ready_in(self._lane) // workers - 1)
-        before, last, room = self._plan.index[first.job.unit], first.job, self._trip
+        before, last, room = first.job.number, first.job, self._trip
         while len(found) < most and room > 0 and self._is_short(last):
             room -= self._lengths.get(id(last.function), 0.0)
             unit = self._scheduler.reserve(self._lane)
@@ -177,8 +177,8 @@ class Ahead:
 
     def _link(self, job: Job, number: int) -> Job | None:
         """Return the call of the unit that waits for this one alone, if that may be sent behind."""
-        scheduler, before = self._scheduler, self._plan.index[job.unit]
-        below = self._plan.edges_down[before]
+        scheduler, before = self._scheduler, job.number
+        below = scheduler.edges_down[before]
         if len(below) != 1 or not self._is_short(job) or scheduler.ready_in(self._lane):
             return None
         unit = below[0]
@@ -190,6 +190,8 @@ class Ahead:
 
     def _job(self, unit: int, before: str = "", result: Any = None) -> Job | None:
         """Build a unit's call; None if that is only possible when it starts."""
+        if unit >= self._plan.unit_count:
+            return None  # a child of a map: its handle is not the plan's
         handle, attempt = self._plan.handles[unit], self._attempts[unit] + 1
         ctx = ExecutionContext.of(self._view, unit, attempt)
         binding = handle.options.binding

@@ -36,6 +36,7 @@ class Job:
         max_result_bytes: The most bytes of its result, where that travels; None if the unit does
             not say it.
         batch: Whether it may be sent along with others.
+        number: The unit's number in the run.
     """
 
     unit: str
@@ -51,12 +52,14 @@ class Job:
     grace: float = 0.0
     max_result_bytes: int | None = None
     batch: bool = True
+    number: int = -1
 
     @classmethod
     def of(cls, unit: "Unit", context: ExecutionContext[Any]) -> "Job":
         """Return the job of a unit's attempt, without its arguments."""
         options = unit.options
-        job = cls(unit.id, context.attempt, unit.function, context)
+        job = cls(context.unit_id, context.attempt, unit.function, context)
+        job.number = context.number
         job.grace, job.batch = options.grace, options.batch
         job.max_result_bytes = options.max_result_bytes
         return job

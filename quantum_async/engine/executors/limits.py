@@ -5,8 +5,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+from quantum_async.core.checks import check_count
 from quantum_async.core.errors import PlanError
-from quantum_async.core.unit import check_count
 
 
 @dataclass(frozen=True, slots=True)

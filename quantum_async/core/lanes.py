@@ -1,0 +1,321 @@
+"""Who is queued where, and who has room: the half of the scheduler that knows slots.
+
+A lane is a kind of slot and what else is needed beside it: the loop, threads, worker processes,
+each with the limits that its units use. The ready queue of a lane is a sorted list (what was ready
+at the start) beside a heap (what became ready since), both of ranks; so starting a million roots
+costs no logarithm each. Ranks of units that ended while they were queued stay behind, and are
+passed over when they come up.
+
+Children of an open unit are queued at the rank of their parent, and among themselves take turns.
+"""
+
+import math
+from collections import deque
+from collections.abc import Iterable, Sequence
+from heapq import heappop, heappush
+from typing import Final
+
+from quantum_async.core.limits import Budget, Gauge, Needs
+from quantum_async.core.phases import OPEN, READY, RUNNING, WAITING
+from quantum_async.core.ranking import Ranking
+from quantum_async.core.triggers import NOBODY
+
+NO_LIMIT: Final = 1 << 62
+
+
+class Lanes:
+    """The ready queues of one run, and the slots in use.
+
+    Args:
+        phase: The phase of each unit; the scheduler's own.
+        ranking: Which ready unit is best; None for first in, first out.
+        lanes: Lane of each unit.
+        gauges: For each lane what must have room.
+        needs: What the units of each lane use of `budget`.
+        budget: The limits, shared with other runs.
+    """
+
+    __slots__ = (
+        "_budget", "_children", "_fifo", "_first_child", "_followers", "_heaps", "_many_lanes",
+        "_needs", "_next", "_ranks", "_resuming", "_sorted", "_units", "_unlimited", "gauges",
+        "just_ready", "lane_used", "lanes", "parents", "phase", "refused_by", "used", "wakes_in",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        phase: bytearray,
+        ranking: Ranking | None,
+        lanes: Sequence[int],
+        gauges: Iterable[tuple[Gauge, ...]],
+        needs: Sequence[Needs] | None,
+        budget: Budget | None,
+    ) -> None:
+        self.phase = phase
+        self.lanes = lanes
+        self.gauges = list(gauges)
+        self._needs: list[Needs] = [()] * len(self.gauges) if needs is None else list(needs)
+        self._budget = budget
+        self.used = 0
+        self.lane_used = [0] * len(self.gauges)
+        # First in, first out: a unit's rank is its turn, and `_units` grows by one each time.
+        self._fifo = ranking is None
+        self._units: Sequence[int] = [] if ranking is None else ranking.units
+        self._ranks: Sequence[int] = () if ranking is None else ranking.ranks
+        self._many_lanes = len(self.gauges) > 1
+        self._unlimited = not any(self.gauges) and budget is None
+        self._sorted: list[list[int]] = [[] for _ in self.gauges]
+        self._heaps: list[list[int]] = [[] for _ in self.gauges]
+        self._followers: dict[int, int] = {}  # who gets whose slot
+        self._next: deque[int] = deque()  # those whose turn has come
+        self._resuming: deque[int] = deque()  # those that want their slot back
+        # Children: whose each is, and those of each parent that are ready.
+        self._first_child = len(phase)
+        self.parents: list[int] = []
+        self._children: dict[int, deque[int]] = {}
+        self.just_ready: list[int] | None = None  # a list while somebody wants to hear of it
+        self.refused_by: set[Gauge] = set()  # gauges that had no room when somebody was ready
+        self.wakes_in = math.inf  # seconds until a limit has more, as far as asked for
+
+    # -- in ---------------------------------------------------------------------------------
+
+    def queue(self, unit: int) -> None:
+        """A unit is ready: it waits for nothing but room."""
+        self.phase[unit] = READY
+        stands_for = unit
+        if unit >= self._first_child:
+            stands_for = self.parents[unit - self._first_child]
+            self._children[stands_for].append(unit)
+        if self._fifo:
+            rank = len(self._units)
+            self._units.append(stands_for)  # type: ignore[attr-defined]
+        else:
+            rank = self._ranks[stands_for]
+        heappush(self._heaps[self.lanes[unit]], rank)
+        if self.just_ready is not None:
+            self.just_ready.append(unit)
+
+    def _queue_sorted(self, ranks: Sequence[int]) -> None:
+        """Queue units by rank, worst first, as `Ranking.roots` has them."""
+        if len(self.gauges) == 1:
+            self._sorted[0] = list(ranks)
+        else:
+            for rank in ranks:
+                self._sorted[self.lanes[self._units[rank]]].append(rank)
+        if len(ranks) == len(self.phase):
+            self.phase[:] = bytes([READY]) * len(ranks)
+        else:
+            for rank in ranks:
+                self.phase[self._units[rank]] = READY
+
+    def _add_row(self, parent: int, lane: int) -> int:
+        """Make a row for a child; see `Scheduler.add`."""
+        child = len(self.phase)
+        self.phase.append(WAITING)
+        self.parents.append(parent)
+        self._widen()
+        self.lanes.append(lane)  # type: ignore[attr-defined]
+        return child
+
+    def _widen(self) -> None:
+        if not isinstance(self.lanes, list):
+            self.lanes = list(self.lanes)
+
+    def lane_with(self, lane: int, needs: Needs) -> int:
+        """Return the lane that is as another and whose units use `needs`; made if there is none."""
+        gauges = self.gauges[lane]
+        for number, known in enumerate(self._needs):
+            if known == needs and self.gauges[number] is gauges:
+                return number
+        self.gauges.append(gauges)
+        self._needs.append(needs)
+        self._sorted.append([])
+        self._heaps.append([])
+        self.lane_used.append(0)
+        self._many_lanes = True
+        return len(self.gauges) - 1
+
+    def move(self, unit: int, lane: int) -> None:
+        """Put a unit that is not queued into another lane."""
+        self._widen()
+        self.lanes[unit] = lane  # type: ignore[index]
+
+    # -- out --------------------------------------------------------------------------------
+
+    def next_start(self) -> int:
+        """Return the best ready unit that has a slot, and take the slot; `NOBODY` if none has."""
+        phase, units = self.phase, self._units
+        if self._next and (unit := self._next_follower()) != NOBODY:
+            return unit
+        if self._resuming and (unit := self._next_resumed()) != NOBODY:
+            return unit
+        while True:
+            lane = 0
+            if self._many_lanes:
+                lane = self._best_lane()
+                if lane == NOBODY:
+                    return NOBODY
+            batch, heap = self._sorted[lane], self._heaps[lane]
+            if not (batch or heap) or not (
+                self._many_lanes or self._unlimited or self._has_room(0)
+            ):
+                return NOBODY
+            if batch and not (heap and heap[0] < batch[-1]):
+                unit = units[batch.pop()]
+            else:
+                unit = units[heappop(heap)]
+            if phase[unit] != READY:  # it ended while it was queued, or stands for a child
+                unit = self._ready_child(unit)
+                if unit == NOBODY:
+                    self._claim_nothing(lane)
+                    continue
+            phase[unit] = RUNNING
+            self._take(lane)
+            return unit
+
+    def _best_lane(self) -> int:
+        """Return the lane with room whose queue has the best unit; `NOBODY` if none has."""
+        best_lane, best = NOBODY, NO_LIMIT
+        for lane, heap in enumerate(self._heaps):
+            batch = self._sorted[lane]
+            rank = batch[-1] if batch else NO_LIMIT
+            if heap and heap[0] < rank:
+                rank = heap[0]
+            if rank < best and self._has_room(lane):
+                best_lane, best = lane, rank
+        return best_lane
+
+    def _ready_child(self, parent: int) -> int:
+        children = self._children.get(parent)
+        while children:
+            child = children.popleft()
+            if self.phase[child] == READY:
+                return child
+        return NOBODY
+
+    def reserve(self, lane: int) -> int:
+        """Take the best ready unit of a lane out of its queue, to `follow` another, or `NOBODY`."""
+        batch, heap = self._sorted[lane], self._heaps[lane]
+        while batch or heap:
+            from_batch = batch and not (heap and heap[0] < batch[-1])
+            unit = self._units[batch.pop() if from_batch else heappop(heap)]
+            if self.phase[unit] != READY:
+                unit = self._ready_child(unit)
+            if unit != NOBODY:
+                return unit
+        return NOBODY
+
+    def ready_in(self, lane: int) -> int:
+        """Return how many units are queued in a lane, at most."""
+        return len(self._sorted[lane]) + len(self._heaps[lane])
+
+    # -- slots that are promised ------------------------------------------------------------
+
+    def follow(self, before: int, unit: int) -> None:
+        """Have a unit of the same lane get the slot of a running one, when that gives it back.
+
+        Args:
+            before: The unit that runs, or that follows another itself.
+            unit: One that was reserved, or that waits for `before` alone.
+        """
+        self._followers[before] = unit
+
+    def has_follower(self, unit: int) -> bool:
+        """Return whether a unit's slot is promised."""
+        return unit in self._followers
+
+    def _give_to_follower(self, unit: int) -> None:
+        follower = self._followers.pop(unit, NOBODY)
+        if follower != NOBODY and self.phase[follower] == READY:
+            self._next.append(follower)
+
+    def _next_follower(self) -> int:
+        while self._next:
+            unit = self._next.popleft()
+            if self.phase[unit] != READY:
+                continue
+            if self._starts(unit):
+                return unit
+            self.queue(unit)  # there are fewer slots than there were
+        return NOBODY
+
+    def resume(self, unit: int) -> None:
+        """A suspended unit wants to go on: `next_start` gives it, before all that did not start."""
+        self._resuming.append(unit)
+
+    def withdraw(self, unit: int) -> None:
+        """A unit that wanted to go on does not any more."""
+        if unit in self._resuming:
+            self._resuming.remove(unit)
+
+    def _next_resumed(self) -> int:
+        for _ in range(len(self._resuming)):
+            unit = self._resuming.popleft()
+            if self.phase[unit] != OPEN:
+                continue  # it ended meanwhile
+            if self._starts(unit):
+                return unit
+            self._resuming.append(unit)
+        return NOBODY
+
+    def _starts(self, unit: int) -> bool:
+        lane = self.lanes[unit]
+        if not self._has_room(lane):
+            return False
+        self.phase[unit] = RUNNING
+        self._take(lane)
+        return True
+
+    # -- room -------------------------------------------------------------------------------
+
+    def _has_room(self, lane: int) -> bool:
+        """Whether a unit of a lane may start, as far as gauges and limits are concerned."""
+        for gauge in self.gauges[lane]:
+            if gauge.used >= gauge.capacity:
+                self.refused_by.add(gauge)
+                return False
+        if self._budget is not None and (needs := self._needs[lane]):
+            wait = self._budget.wait((id(self), lane), needs)
+            if wait > 0:
+                self.wakes_in = min(self.wakes_in, wait)
+                self.refused_by.update(self._budget.gauges(needs))
+                return False
+        return True
+
+    def _take(self, lane: int) -> None:
+        self.used += 1
+        self.lane_used[lane] += 1
+        if self._unlimited:
+            return
+        for gauge in self.gauges[lane]:
+            gauge.used += 1
+        if self._budget is not None and (needs := self._needs[lane]):
+            self._budget.take((id(self), lane), needs)
+
+    def free_slot(self, lane: int) -> None:
+        """Give a slot back, and what is used beside it."""
+        self.used -= 1
+        self.lane_used[lane] -= 1
+        if self._unlimited:
+            return
+        for gauge in self.gauges[lane]:
+            gauge.used -= 1
+            gauge.version += 1
+        if self._budget is not None and (needs := self._needs[lane]):
+            self._budget.give_back(needs)
+
+    def needs_of(self, unit: int) -> Needs:
+        """Return what a unit uses of limits."""
+        return self.needs_at(self.lanes[unit])
+
+    def needs_at(self, lane: int) -> Needs:
+        """Return what the units of a lane use of limits."""
+        return self._needs[lane]
+
+    def forget(self) -> None:
+        """The run is over: it waits for no limit any more."""
+        for lane in range(len(self._needs)):
+            self._claim_nothing(lane)
+
+    def _claim_nothing(self, lane: int) -> None:
+        if self._budget is not None:
+            self._budget.forget((id(self), lane), self._needs[lane])

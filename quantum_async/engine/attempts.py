@@ -1,0 +1,214 @@
+"""The attempts that go on in one run: their tasks, and the cancel scopes that stop them."""
+
+import asyncio
+import math
+import sys
+from collections.abc import Coroutine
+from contextvars import Context
+from functools import partial
+from typing import Any, Protocol
+
+from anyio import CancelScope
+
+from quantum_async.core.context import ExecutionContext
+from quantum_async.core.phases import OPEN, RUNNING
+from quantum_async.core.shapes import STREAM
+from quantum_async.engine.attempt import (
+    Work,
+    attempt_full,
+    attempt_plain,
+    bound,
+    nearest,
+    on_loop,
+)
+from quantum_async.engine.executors.base import Job
+from quantum_async.engine.hub import freed_in
+from quantum_async.engine.outcomes import Outcomes
+from quantum_async.engine.setup import Setup
+from quantum_async.engine.timers import Timers
+
+EAGER = sys.version_info >= (3, 12)
+_GOING = (RUNNING, OPEN)
+
+
+class Sources(Protocol):
+    """What is special in the run, as far as attempts are concerned."""
+
+    def streaming(self, unit: int) -> Work:
+        """Return what runs an asynchronous generator as a unit."""
+        ...
+
+
+class Host(Protocol):
+    """What attempts ask of the engine."""
+
+    @property
+    def growth(self) -> Sources | None:
+        """What is special in the run."""
+        ...
+
+    def poke(self) -> None:
+        """See to it that the pump runs in the loop's next turn."""
+        ...
+
+
+class Attempts:
+    """The attempts that go on.
+
+    Args:
+        setup: All that the run is made of.
+        outcomes: Hears how each attempt went.
+        host: The engine.
+        timers: Knows when units with deadlines started.
+        context: The caller's context variables; each attempt gets a copy of its own.
+
+    Attributes:
+        tasks: The task of each unit that has one.
+    """
+
+    __slots__ = (
+        "_asked", "_bind", "_context", "_handles", "_host", "_ledger", "_loop", "_names",
+        "_outcomes", "_places", "_prefix", "_scheduler", "_scopes", "_setup", "_short", "_timers",
+        "_view", "tasks",
+    )  # fmt: skip
+
+    def __init__(
+        self, setup: Setup, outcomes: Outcomes, host: Host, timers: Timers, context: Context
+    ) -> None:
+        self._setup = setup
+        self._outcomes = outcomes
+        self._host: Host | None = host
+        outcomes.asked_to_stop, outcomes.scope_opened = self.asked_to_stop, self.scope_opened
+        outcomes.spawn = self.spawn
+        self._timers = timers
+        self._context = context
+        self._loop = asyncio.get_running_loop()
+        self._handles = setup.rows.handles
+        self._names = setup.rows.names
+        self._ledger = setup.ledger
+        self._scheduler = setup.scheduler
+        self._view, self._bind = setup.view, setup.bind
+        self._places = list(setup.places)
+        self._prefix = f"{setup.ledger.run_id}/"
+        self._short = [place is on_loop and setup.around is None for place in setup.places]
+        self.tasks: dict[int, asyncio.Task[None]] = {}
+        self._scopes: dict[int, CancelScope] = {}
+        self._asked: set[int] = set()
+
+    def close(self) -> None:
+        """Let go of the engine."""
+        self._host = None
+
+    def add_lane_like(self, lane: int) -> None:
+        """There is one more lane, of the same place as another."""
+        self._places.append(self._places[lane])
+        self._short.append(self._short[lane])
+
+    # -- beginnings -------------------------------------------------------------------------
+
+    def start(self, unit: int, attempt: int, lane: int) -> None:
+        """Begin an attempt of a unit that has its slot."""
+        handle = self._handles[unit]
+        ctx = ExecutionContext.of(self._view, unit, attempt)
+        coroutine: Coroutine[Any, Any, None]
+        if self._short[lane] and handle.options.plain:
+            coroutine = attempt_plain(self._outcomes, unit, handle.function, ctx)
+        else:
+            coroutine = self._full_attempt(unit, ctx, self._places[lane])
+        self.spawn(unit, coroutine, f"{self._prefix}{self._names[unit]}#{attempt}")
+
+    def _full_attempt(
+        self, unit: int, ctx: ExecutionContext[Any], place: Work
+    ) -> Coroutine[Any, Any, None]:
+        handle, ledger, now = self._handles[unit], self._ledger, self._loop.time()
+        job, options = Job.of(handle, ctx), handle.options
+        job.returned = partial(self._thread_returned, self._scheduler.lanes[unit])
+        job.measured = partial(ledger.usage.__setitem__, unit)
+        around = None if self._setup.around is None else self._setup.around(handle)
+        host = self._host
+        assert host is not None  # while the run goes on
+        if options.shape is STREAM and host.growth is not None:
+            place = host.growth.streaming(unit)
+        work = bound(place, options.binding, ctx, around, ledger.ran_on, unit)
+        first = now if options.deadline is None else self._timers.first_start(unit, now)
+        limit = nearest(now, options.timeout, options.deadline, first)
+        return attempt_full(self._outcomes, unit, job, work, limit)
+
+    def spawn(self, unit: int, coroutine: Coroutine[Any, Any, None], name: str) -> None:
+        """Run a coroutine as the unit's task, in context variables of its own."""
+        context = self._context.copy()
+        if self._bind is not None:
+            context.run(self._bind, self._names[unit], self._ledger.attempts[unit])
+        if EAGER:
+            task = asyncio.Task(
+                coroutine,
+                loop=self._loop,
+                name=name,
+                context=context,
+                eager_start=True,  # type: ignore[call-arg, unused-ignore]
+            )
+            # It may have ended inside the constructor, and has reported by then.
+            if self._scheduler.phase[unit] in _GOING and not task.done():
+                self.tasks[unit] = task
+        else:
+            task = asyncio.Task(coroutine, loop=self._loop, name=name, context=context)
+            self.tasks[unit] = task
+            # Cancelled before its first step, it could not report.
+            task.add_done_callback(partial(self._never_began, unit))
+
+    def _never_began(self, unit: int, task: "asyncio.Task[None]") -> None:
+        if task.cancelled() and self.tasks.get(unit) is task:
+            self._outcomes.attempt_canceled(unit, None, None)
+
+    def _thread_returned(self, lane: int, job: Job) -> None:
+        """Work that outlived its attempt has ended; called from any thread."""
+        try:
+            self._loop.call_soon_threadsafe(self._slot_returned, job, lane)
+        except RuntimeError:
+            # The loop is closed: the run ended long ago, and nobody waits for the slot.
+            if not self._loop.is_closed():
+                raise
+
+    def _slot_returned(self, job: Job, lane: int) -> None:
+        if self._outcomes.thread_returned(job, lane):
+            if self._host is None:
+                freed_in(self._loop)  # the run has ended, and others may share the slot
+            else:
+                self._host.poke()
+
+    # -- ends -------------------------------------------------------------------------------
+
+    def cancel(self, unit: int) -> None:
+        """Cancel a running unit: through its scope if it has one, else natively, once."""
+        if unit in self._asked:
+            return
+        self._asked.add(unit)
+        scope = self._scopes.get(unit)
+        if scope is not None:
+            scope.cancel()
+        else:
+            self.tasks[unit].cancel()
+
+    def cancel_all(self) -> None:
+        """Cancel all that go on."""
+        for unit in list(self.tasks):
+            self.cancel(unit)
+
+    def asked_to_stop(self, unit: int) -> bool:
+        """Whether the engine cancelled this unit."""
+        return unit in self._asked
+
+    def scope_opened(self, unit: int, scope: CancelScope) -> None:
+        """The attempt is to be cancelled through this scope."""
+        self._scopes[unit] = scope
+
+    def ends_at(self, unit: int) -> float:
+        """Return when a unit's attempt must have ended, by the loop's clock."""
+        scope = self._scopes.get(unit)
+        return math.inf if scope is None else scope.deadline
+
+    def forget(self, unit: int) -> None:
+        """The unit's attempt is over."""
+        self.tasks.pop(unit, None)
+        if self._scopes:
+            self._scopes.pop(unit, None)

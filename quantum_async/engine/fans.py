@@ -1,0 +1,285 @@
+"""A map while it is open: it makes children as slots come free, and takes their results.
+
+At most `BOUND` children are ready and not started; the items behind them stay where they come from.
+An iterable is asked for the next item when a child starts; an async iterable has a task of its own,
+which waits for room; another map or a streaming unit pushes, and looks whether there is room.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any, Protocol
+
+from quantum_async.core.binding import Handle
+from quantum_async.core.phases import COMPLETED, FAILED, TIMEOUT
+from quantum_async.core.plan import Unit
+from quantum_async.core.record import NOTHING
+from quantum_async.core.shapes import Mapped
+from quantum_async.core.triggers import Trigger
+from quantum_async.core.unit import QuantumUnit
+from quantum_async.engine.streams import BOUND, Stream
+
+
+class Nursery(Protocol):
+    """What a map asks of the run around it."""
+
+    def make_child(self, parent: int, handle: Unit, index: int, item: Any) -> int:
+        """Make a child, which is ready, and return its number."""
+        ...
+
+    def phase_of(self, unit: int) -> int:
+        """Return a unit's phase."""
+        ...
+
+    def result_of(self, unit: int) -> Any:
+        """Return a unit's result."""
+        ...
+
+    def error_of(self, unit: int) -> BaseException | None:
+        """Return a unit's error."""
+        ...
+
+    def index_of(self, child: int) -> int:
+        """Return a child's index."""
+        ...
+
+    def forgive(self, child: int) -> None:
+        """A child's failure is none of the run."""
+        ...
+
+    def map_over(self, fan: "Fan") -> None:
+        """A map has ended, in one way or another."""
+        ...
+
+
+class Fan:
+    """One map while it is open.
+
+    Args:
+        nursery: The run around it.
+        unit: The map's number.
+        handle: The map.
+        keeps: Whether anybody wants its result.
+        out: Where its results go as they come; None if nobody takes them.
+
+    Attributes:
+        failures: Errors of children, in the order in which they came.
+        lost: Whether its source ended without a result.
+        stopped: Whether it was stopped.
+    """
+
+    def __init__(
+        self, nursery: Nursery, unit: int, handle: Unit, *, keeps: bool, out: Stream | None
+    ) -> None:
+        shape = handle.options.shape
+        assert isinstance(shape, Mapped)
+        self._nursery = nursery
+        self.unit = unit
+        self._handle = child_of(handle)
+        self._shape = shape
+        self._keeps = keeps
+        self._out = out
+        self._source: Iterator[Any] | None = None
+        self._upstream: Stream | None = None
+        self._pulling: asyncio.Task[None] | None = None
+        self._gap: asyncio.Future[None] | None = None
+        self._backlog: deque[tuple[int, Any]] = deque()
+        self._results: list[Any] = []
+        self._source_over = self._over = self._passes_errors = False
+        self._active = self._ready = self._made = 0
+        self.failures: list[BaseException] = []
+        self.lost = self.stopped = False
+
+    # -- where items come from --------------------------------------------------------------
+
+    def follow(self, upstream: Stream, *, has_errors: bool) -> None:
+        """Take the items of another unit as they come; `has_errors` if it collects exceptions."""
+        self._upstream = upstream
+        self._passes_errors = has_errors
+        upstream.join(self.unit, self)
+
+    def over(self, items: Any) -> None:
+        """Take the items of an iterable, or of an async iterable.
+
+        Raises:
+            TypeError: If it is neither.
+        """
+        if isinstance(items, AsyncIterable):
+            self._pulling = asyncio.Task(self._pull(items))
+        elif isinstance(items, Iterable):
+            self._source = iter(items)
+            self.refill()
+        else:
+            raise TypeError(
+                f"unit {self._handle.id!r} maps over a value of type {type(items).__name__}, which "
+                "cannot be iterated"
+            )
+
+    async def _pull(self, items: AsyncIterable[Any]) -> None:
+        try:
+            iterator = aiter(items)
+            if not hasattr(iterator, "aclose"):
+                iterator = _closable(iterator)
+            async with aclosing(iterator):  # type: ignore[type-var]
+                async for item in iterator:
+                    self.feed(self._made + len(self._backlog), item)
+                    while not (self.has_room or self.stopped):
+                        self._gap = asyncio.get_running_loop().create_future()
+                        await self._gap
+        except asyncio.CancelledError:
+            if not self.stopped:
+                self.failures.append(asyncio.CancelledError("the items were cancelled"))
+        except BaseException as error:
+            self.failures.append(error)
+        self._pulling = None
+        self.source_over(lost=False)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another item may come."""
+        return len(self._backlog) + self._ready < BOUND
+
+    def feed(self, index: int, item: Any) -> None:
+        """Take an item, for a child as soon as one may be made."""
+        if self._passes_errors and isinstance(item, BaseException):
+            self._take(index, item)
+            return
+        self._backlog.append((index, item))
+        self.refill()
+
+    def source_over(self, *, lost: bool) -> None:
+        """No more items will come; `lost` says that the source has no result."""
+        self._source_over = True
+        self.lost |= lost
+        self._end_if_over()
+
+    # -- children ---------------------------------------------------------------------------
+
+    def _may_make(self) -> bool:
+        most = self._shape.max_concurrency
+        return (
+            not self.stopped
+            and self._ready < BOUND
+            and (most is None or self._active < most)
+            and (self._out is None or self._out.has_room)
+        )
+
+    def refill(self) -> None:
+        """Make as many children as may be."""
+        while self._backlog and self._may_make():
+            self._make(*self._backlog.popleft())
+        while self._source is not None and self._may_make():
+            try:
+                item = next(self._source)
+            except StopIteration:
+                self._source = None
+                self.source_over(lost=False)
+            except BaseException as error:
+                self._source = None
+                self.failures.append(error)
+                self.source_over(lost=False)
+            else:
+                self._make(self._made, item)
+        if self.has_room:
+            if self._gap is not None and not self._gap.done():
+                self._gap.set_result(None)
+            if self._upstream is not None:
+                self._upstream.taken()
+
+    def _make(self, index: int, item: Any) -> None:
+        self._made += 1
+        self._active += 1
+        self._ready += 1
+        self._nursery.make_child(self.unit, self._handle, index, item)
+
+    def child_started(self) -> None:
+        """A child's first attempt has begun."""
+        self._ready -= 1
+        self.refill()
+
+    def child_over(self, child: int, *, started: bool) -> None:
+        """A child has ended."""
+        self._active -= 1
+        self._ready -= not started
+        nursery, phase = self._nursery, self._nursery.phase_of(child)
+        if phase == COMPLETED:
+            self._take(nursery.index_of(child), nursery.result_of(child))
+        elif phase in (FAILED, TIMEOUT):
+            error = nursery.error_of(child)
+            assert error is not None  # it has one, if it failed
+            if self._shape.collect:
+                nursery.forgive(child)
+                self._take(nursery.index_of(child), error)
+            else:
+                self.failures.append(error)
+        self.refill()
+        self._end_if_over()
+
+    def _take(self, index: int, value: Any) -> None:
+        self._store(index, value)
+        if self._out is not None:
+            self._out.push(index, value)
+
+    def _store(self, index: int, value: Any) -> None:
+        if not self._keeps:
+            return
+        if not self._shape.ordered:
+            self._results.append(value)
+            return
+        missing = index + 1 - len(self._results)
+        if missing > 0:
+            self._results.extend([NOTHING] * missing)
+        self._results[index] = value
+
+    # -- the end ----------------------------------------------------------------------------
+
+    @property
+    def made(self) -> int:
+        """How many children it made."""
+        return self._made
+
+    @property
+    def results(self) -> list[Any]:
+        """What the map gives: one result an item, without those of items that were lost."""
+        return [value for value in self._results if value is not NOTHING]
+
+    def stop(self) -> None:
+        """Make no children any more; those that there are end by themselves."""
+        self.stopped = True
+        self._backlog.clear()
+        if self._source is not None:
+            close: Callable[[], None] | None = getattr(self._source, "close", None)
+            self._source = None
+            if close is not None:
+                close()
+        self._source_over = True
+        if self._pulling is not None:
+            self._pulling.cancel()
+        self._end_if_over()
+
+    def _end_if_over(self) -> None:
+        done = self._source_over and not self._backlog and not self._active
+        if done and self._pulling is None and not self._over:
+            self._over = True
+            self._nursery.map_over(self)
+
+
+def child_of(handle: Unit) -> Unit:
+    """Return the handle of a map's children: its function, and the options that are theirs."""
+    options = replace(
+        handle.options, shape=None, when=None, trigger=Trigger.ALL_SUCCESS, streams=()
+    )
+    child: Unit = QuantumUnit(handle.id, handle.function, metadata=handle.metadata, options=options)
+    return child
+
+
+def items_of(over: Any) -> str | None:
+    """Return the name of the unit or input key that a map goes over, None if it has the items."""
+    return over.id if isinstance(over, Handle) else over if isinstance(over, str) else None
+
+
+async def _closable(iterator: Any) -> Any:
+    async for item in iterator:
+        yield item
