@@ -6,6 +6,7 @@ import gc
 import os
 import threading
 import weakref
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -381,6 +382,22 @@ async def test_custom_runs_plain_functions_in_the_users_threads():
     assert result["plain"].startswith("mine")
     assert not result["own"].startswith("mine")
     assert result.units["plain"].ran_on == "custom"
+
+
+async def test_units_in_the_users_threads_have_context_variables_of_their_own():
+    flow, seen, request = QuantumPartitioner(), [], ContextVar("request", default=None)
+
+    def sets(ctx):
+        seen.append(request.get())
+        request.set(ctx.unit_id)
+
+    flow.add_unit(sets, name="one")
+    flow.add_unit(sets, ["one"], name="two")
+    request.set("the caller's")
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        await flow.run(mode="custom", custom_executor=pool)
+        assert pool.submit(request.get).result() is None
+    assert seen == ["the caller's", "the caller's"]
 
 
 async def test_custom_runs_plain_functions_in_the_users_processes():

@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import pickle
+from contextvars import copy_context
 from typing import Any
 
 from quantum_async.core.errors import PlanError
@@ -55,7 +56,8 @@ class FuturesExecutor:
         if self._other_process:
             future = self._pool.submit(_call_elsewhere, packed(job))
         else:
-            future = self._pool.submit(_call_here, job)
+            # In context variables of its own: a pool's threads serve one unit after the other.
+            future = self._pool.submit(copy_context().run, _call_here, job)
         try:
             value = await asyncio.wrap_future(future)
         except asyncio.CancelledError:
