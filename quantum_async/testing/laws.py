@@ -118,9 +118,13 @@ def broken_laws(
             seen.over(event, ran=True)
             seen.due[event.unit] = event.time + event.wait
         elif isinstance(event, _ENDS):
+            # A running unit may be cancelled by somebody else, and the run goes on. Those that
+            # wait are cancelled by the run alone, before it cancels what runs.
+            seen.canceled |= isinstance(event, events.UnitCanceled) and (
+                event.unit not in seen.running
+            )
             seen.over(event, ran=isinstance(event, events.UnitCompleted | events.UnitFailed))
             seen.final(event)
-            seen.canceled |= isinstance(event, events.UnitCanceled)
     over = seen.ended.keys() | seen.given
     problems = seen.problems
     problems += [f"{unit!r} never ended" for unit in plan.names if unit not in over]

@@ -135,6 +135,21 @@ def test_a_log_that_cannot_be_is_told(break_it, told):
     assert told in "; ".join(problems)
 
 
+def test_a_run_goes_on_after_somebody_else_cancelled_a_unit():
+    flow = QuantumPartitioner(failure_policy="collect")
+
+    async def cancels_itself(ctx):
+        asyncio.current_task().cancel()
+        await asyncio.sleep(1)
+
+    flow.add_unit(cancels_itself, name="canceled")
+    flow.add_unit(lambda ctx: asyncio.sleep(0), name="above")
+    flow.add_unit(lambda ctx: asyncio.sleep(0), ["above"], name="below")
+    log = log_of(flow)
+    assert any(isinstance(event, events.UnitCanceled) for event in log)
+    assert broken_laws(flow.build_execution_plan(), log) == []
+
+
 def test_more_units_at_once_than_there_are_slots_are_told():
     flow = diamond()
     log, plan = log_of(flow), flow.build_execution_plan()
