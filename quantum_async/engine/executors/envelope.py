@@ -131,7 +131,7 @@ def _described(error: BaseException) -> bytes:
     description = (
         f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins."),
         _text(error),
-        "".join(traceback.format_exception(error)),
+        _traceback(error),
     )
     try:
         itself = any_pickle(error)
@@ -147,6 +147,15 @@ def _text(error: BaseException) -> str:
         return str(error)
     except Exception:
         return "<its __str__ raised>"
+
+
+def _traceback(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(error))
+    except Exception:
+        # `traceback` asks an exception whether it is true, and more. Where it was still shows.
+        where = "".join(traceback.format_tb(vars(BaseException)["__traceback__"].__get__(error)))
+        return f"Traceback (most recent call last):\n{where}{type(error).__qualname__}"
 
 
 def any_pickle(value: Any) -> bytes:
@@ -212,7 +221,7 @@ def opened(
         return load(given.content)
     error = _exception(given.content, where)
     if given.how in _NOTES:
-        error.add_note(f"raised in the {where} {_NOTES[given.how].format(job.unit)}")
+        _note(error, f"raised in the {where} {_NOTES[given.how].format(job.unit)}")
     raise error
 
 
@@ -237,5 +246,10 @@ def _exception(content: bytes, where: str) -> BaseException:
             error = None
     if error is None:
         error = RemoteError(type_name, message, trace)
-    error.add_note(f"in the {where}:\n{trace.rstrip()}")
+    _note(error, f"in the {where}:\n{trace.rstrip()}")
     return error
+
+
+def _note(error: BaseException, note: str) -> None:
+    with suppress(Exception):  # an exception may be frozen, or have an `add_note` of its own
+        error.add_note(note)

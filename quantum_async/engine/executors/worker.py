@@ -7,6 +7,7 @@ between, frames come and go through a `Channel`. What is the user's is unpickled
 inside `_answered`, which answers in every case; an answer has the number of its call.
 """
 
+import gc
 import io
 import os
 import pickle
@@ -60,6 +61,7 @@ class _Process:
         self.pid = os.getpid()
         self.folder = os.getcwd()
         self.handlers = [(int(number), _getsignal(number)) for number in _SIGNALS]
+        self.recursion = sys.getrecursionlimit()
 
     def restore(self) -> None:
         """Undo what a unit did to the whole process, and what would hit the next unit."""
@@ -70,6 +72,9 @@ class _Process:
                 signal.signal(number, handler)
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, 0)
+        if sys.getrecursionlimit() != self.recursion:
+            sys.setrecursionlimit(self.recursion)
+        gc.enable()
         with suppress(OSError):
             if os.getcwd() == self.folder:
                 return
@@ -108,11 +113,12 @@ def serve(outlet: str, arguments: str, results: str, *paths: str) -> None:
             capture.begin(number, settings)
             where = "" if kind & FOLLOWED else results
             dump_it = partial(_dump, where, limit or None, number if kind & KEPT else 0)
-            answered = _answered(partial(load, rest, arguments), dump_it, grace)
             try:
+                answered = _answered(partial(load, rest, arguments), dump_it, grace)
                 end.send(pickle.dumps((number, *answered[:-1], *answered.usage), PROTOCOL))
-            except OSError:
-                os._exit(os.EX_OSERR)  # the unit closed what is not its own
+            except BaseException:
+                # The unit closed or broke what is not its own, and nothing can be answered.
+                os._exit(os.EX_SOFTWARE)
         elif kind == SETTINGS:
             settings = rest.decode()
         elif kind == SHARE:
