@@ -1,9 +1,10 @@
-"""The errors that a run ends with, in words that name what failed and what it cost."""
+"""The errors that a run ends with, in words that name what failed and what it cost.
 
-from collections import Counter
+A loop waits while they are made: they look at the run's columns, not at a record of each unit.
+"""
 
 from quantum_async.core.errors import ExecutionError, RunTimeoutError, described
-from quantum_async.core.states import UnitState
+from quantum_async.core.scheduler import CANCELED, COMPLETED, OUTSIDE, SKIPPED
 from quantum_async.result import RunResult
 
 _MOST = 10  # failed units that are named one by one
@@ -12,9 +13,8 @@ _MOST = 10  # failed units that are named one by one
 def failed(result: RunResult) -> ExecutionError:
     """Return the error of a run in which units failed."""
     errors = result.errors
-    states = Counter(result.states.values())
     units = "unit" if len(errors) == 1 else "units"
-    lines = [f"{len(errors)} {units} of {sum(states.values())} failed{_losses(states)}:"]
+    lines = [f"{len(errors)} {units} of {_all(result)} failed{_losses(result)}:"]
     for name, error in list(errors.items())[:_MOST]:
         attempts = result.units[name].attempts
         tries = f" (after {attempts} attempts)" if attempts > 1 else ""
@@ -31,26 +31,30 @@ def first_error(result: RunResult) -> BaseException | None:
     errors = result.errors
     if not errors:
         return None
-    first = min(errors, key=lambda name: result.units[name].ended_at or 0.0)
-    return errors[first]
+    ends, index = result._ledger.ends, result.plan.index
+    return errors[min(errors, key=lambda name: ends[index[name]])]
 
 
 def out_of_time(result: RunResult, limit: float) -> RunTimeoutError:
     """Return the error of a run whose time was up."""
-    states = Counter(result.states.values())
+    completed = result._ledger.scheduler.phase.count(COMPLETED)
     return RunTimeoutError(
-        f"the run's time limit of {limit:g} s passed: {states[UnitState.COMPLETED]} of "
-        f"{sum(states.values())} units had completed{_losses(states)}; what completed is in "
+        f"the run's time limit of {limit:g} s passed: {completed} of "
+        f"{_all(result)} units had completed{_losses(result)}; what completed is in "
         ".result, and run(resume_from=error.result) goes on from there",
         limit,
         result,
     )
 
 
-def _losses(states: "Counter[UnitState]") -> str:
-    told = [
-        f"{states[state]} {state.value}"
-        for state in (UnitState.SKIPPED, UnitState.CANCELED)
-        if states[state]
-    ]
+def _all(result: RunResult) -> int:
+    """Return how many units the run was about."""
+    phase = result._ledger.scheduler.phase
+    return len(phase) - phase.count(OUTSIDE)
+
+
+def _losses(result: RunResult) -> str:
+    phase = result._ledger.scheduler.phase
+    counts = {"skipped": phase.count(SKIPPED), "canceled": phase.count(CANCELED)}
+    told = [f"{count} {how}" for how, count in counts.items() if count]
     return f", {' and '.join(told)}" if told else ""
