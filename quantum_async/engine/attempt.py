@@ -16,6 +16,7 @@ import asyncio
 import inspect
 import math
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -141,7 +142,10 @@ async def _attempt_limited(engine: Reports, unit: int, job: Job, work: Work, lim
     value: Any = None
     caught: BaseException | None = None
     interrupted = False
-    with CancelScope(deadline=limit.at) as scope:
+    scope = CancelScope(deadline=limit.at)
+    # anyio will not close a scope while the unit has left one of its own open in it. How the
+    # attempt ended is known all the same, and the task ends with it.
+    with suppress(RuntimeError), scope:
         engine.scope_opened(unit, scope)
         if limit.which == "timeout":
             job.restart_clock = partial(_restart, scope, limit.seconds)
@@ -151,6 +155,7 @@ async def _attempt_limited(engine: Reports, unit: int, job: Job, work: Work, lim
             caught = error
         # Seen before the scope takes its cancellations back: was one delivered?
         interrupted = scope.cancel_called and task.cancelling() > before
+    scope.deadline = math.inf  # stops the timer of one that was not closed
     try:
         if interrupted:
             _cut_short(engine, unit, job, limit, value, caught)
@@ -281,6 +286,15 @@ def nearest(
     return Limit("timeout", timeout, ends) if timeout is not None else None
 
 
+# What an exception itself says of these may be anything: a class may have attributes of its own.
+_cause_of: Callable[[BaseException], BaseException | None]
+_context_of: Callable[[BaseException], BaseException | None]
+traceback_of: Callable[[BaseException], TracebackType | None]
+_cause_of, _context_of, traceback_of = (
+    vars(BaseException)[name].__get__ for name in ("__cause__", "__context__", "__traceback__")
+)
+
+
 def users_part(traceback: TracebackType | None) -> TracebackType | None:
     """Return a traceback from the first frame that is not ours or the event library's."""
     frame = traceback
@@ -305,8 +319,9 @@ def release_frames(error: BaseException) -> None:
         if link is None or id(link) in seen:
             continue
         seen.add(id(link))
-        chain += [link.__cause__, link.__context__]
-        frame = None if link.__traceback__ is None else link.__traceback__.tb_frame.f_back
+        chain += [_cause_of(link), _context_of(link)]
+        traceback = traceback_of(link)
+        frame = None if traceback is None else traceback.tb_frame.f_back
         while frame is not None and frame.f_globals.get("__name__", "").startswith(_OURS[0]):
             below = frame.f_back
             try:

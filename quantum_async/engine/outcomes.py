@@ -30,7 +30,7 @@ from quantum_async.core.retry import given_up_on
 from quantum_async.core.scheduler import CANCELED, FAILED, OPENING, READY, TIMEOUT, WAITING
 from quantum_async.core.states import FailurePolicy
 from quantum_async.core.unit import is_coroutine_function
-from quantum_async.engine.attempt import Limit, settled, users_part
+from quantum_async.engine.attempt import Limit, settled, traceback_of, users_part
 from quantum_async.engine.executors.base import Job
 from quantum_async.engine.ledger import NOTHING
 from quantum_async.engine.setup import Setup
@@ -142,7 +142,7 @@ class Outcomes:
             attempt = self._ledger.attempts[unit]
             try:
                 again = policy.wants_again(attempt, value, self._elapsed(unit))
-            except Exception as error:
+            except BaseException as error:
                 self.attempt_raised(unit, error)
                 return
             if again and not self._retried(unit, None, None, value=value):
@@ -290,8 +290,11 @@ class Outcomes:
         attempt = self._ledger.attempts[unit]
         try:
             wait = policy.next_wait(attempt, error=error, value=value, elapsed=self._elapsed(unit))
-        except Exception as broken:
-            self._setup.complain(f"the retry policy of {self._names[unit]!r} raised", broken)
+        except BaseException as broken:
+            if isinstance(broken, KeyboardInterrupt):
+                self._driver.interrupt(broken)
+            else:
+                self._setup.complain(f"the retry policy of {self._names[unit]!r} raised", broken)
             return False
         if wait is None or wait >= self.timers.seconds_left(unit):
             return False
@@ -299,7 +302,7 @@ class Outcomes:
         self._scheduler.retry(unit, keeps_slot=self._keeps_slot(job))
         if error is not None:
             # A repeated attempt's frames hold its data; nobody will read this traceback.
-            error.with_traceback(None)
+            BaseException.with_traceback(error, None)
         self._setup.bus.tell(UnitRetrying, *self._who(unit), error, wait)
         self.timers.pause(unit, wait)
         return True
@@ -323,6 +326,8 @@ class Outcomes:
             self._ledger.errors[unit] = _cut(broken)
             note = f"raised by the fallback of unit {self._names[unit]!r}"
             self._ended_badly(unit, broken, FAILED, job, note)
+            if isinstance(broken, KeyboardInterrupt):
+                self._driver.interrupt(broken)
         else:
             self._fell_back(unit, value, job)
 
@@ -413,7 +418,8 @@ class Outcomes:
 
 def _cut(error: BaseException) -> BaseException:
     """Cut an exception's traceback to the user's own part, frozen exceptions' too."""
-    return error.with_traceback(users_part(error.__traceback__))
+    # Not by the exception's own method, which may be the user's.
+    return BaseException.with_traceback(error, users_part(traceback_of(error)))
 
 
 _PLACES = {

@@ -12,32 +12,16 @@ import pytest
 from quantum_async import QuantumPartitioner, UnitState
 from tests.support.loops import LOOPS
 from tests.zoo import anywhere, in_workers, on_loop  # noqa: F401 - they fill ANIMALS
-from tests.zoo.animals import ANIMALS, AWAY, EVERYWHERE
+from tests.zoo.animals import ANIMALS, AWAY
 from tests.zoo.cage import Cage
 
-# What the engine does not bear yet, and where. Each is to be mended in `engine/`, and this to go.
-NOT_YET = {
-    "raises_what_takes_no_traceback_and_no_note": EVERYWHERE,
-    "raises_what_tells_its_own_story": EVERYWHERE,
-    "has_a_stop_that_exits": ("task", "scope"),
-    "has_a_stop_that_is_interrupted": ("task", "scope"),
-    "has_a_predicate_that_exits_over_its_value": ("task", "scope"),
-    "has_a_fallback_that_is_interrupted": ("task", "scope"),
-    "leaves_a_scope_open": ("scope",),
-    "leaves_a_cancelled_scope_open": ("scope",),
-}
-
-
-def _cases():
-    for one in ANIMALS:
-        for mode in one.modes:
-            if mode not in AWAY:
-                not_yet = mode in NOT_YET.get(one.name, ())
-                marks = [pytest.mark.xfail(reason="it ends the run", strict=True)] * not_yet
-                yield pytest.param(one, mode, id=f"{one.name}-{mode}", marks=marks)
-
-
-WORKERS = [one for one in ANIMALS if "process" in one.modes and one.name not in NOT_YET]
+HERE = [
+    pytest.param(one, mode, id=f"{one.name}-{mode}")
+    for one in ANIMALS
+    for mode in one.modes
+    if mode not in AWAY
+]
+WORKERS = [one for one in ANIMALS if "process" in one.modes]
 TAME, WILD = [one for one in WORKERS if not one.escapes], [one for one in WORKERS if one.escapes]
 
 
@@ -51,7 +35,7 @@ def let_loose(request):
     return let_loose
 
 
-@pytest.mark.parametrize(("animal", "mode"), [*_cases()])
+@pytest.mark.parametrize(("animal", "mode"), HERE)
 def test_it_harms_nothing_but_itself(animal, mode, let_loose):
     let_loose([animal], mode)
 
@@ -98,7 +82,7 @@ print(*Cage(animals, "interpreter").open(asyncio.new_event_loop), sep="\\n", end
 @pytest.mark.slow
 @pytest.mark.skipif(sys.version_info < (3, 13), reason="Python 3.13 and later")
 def test_all_of_them_in_sub_interpreters_at_once():
-    names = [one.name for one in ANIMALS if "interpreter" in one.modes and one.name not in NOT_YET]
+    names = [one.name for one in ANIMALS if "interpreter" in one.modes]
     # In a process of its own: once there are sub-interpreters, uvloop cannot start processes.
     ran = subprocess.run(
         [sys.executable, "-W", "error", "-c", IN_INTERPRETERS, *names],
