@@ -15,7 +15,7 @@ and failed.
 import asyncio
 import inspect
 import math
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -329,3 +329,17 @@ def release_frames(error: BaseException) -> None:
             except RuntimeError:  # it is still running, and so is all below it
                 break
             frame = below
+
+
+async def release_all(
+    errors: Iterable[BaseException],
+    clock: Callable[[], float],
+    slice: float,  # noqa: A002
+) -> None:
+    """Do `release_frames` for many errors, a slice of so many seconds a turn."""
+    slice_end = clock() + slice
+    for error in errors:
+        release_frames(error)
+        if clock() > slice_end:
+            await asyncio.sleep(0)
+            slice_end = clock() + slice

@@ -29,6 +29,7 @@ from quantum_async.engine.timers import Timers
 
 EAGER = sys.version_info >= (3, 12)
 _GOING = (RUNNING, OPEN)
+_CANCELS = 500  # how many units are cancelled in one turn
 
 
 class Sources(Protocol):
@@ -191,8 +192,15 @@ class Attempts:
 
     def cancel_all(self) -> None:
         """Cancel all that go on."""
-        for unit in list(self.tasks):
-            self.cancel(unit)
+        self._cancel_some(list(self.tasks))
+
+    def _cancel_some(self, units: list[int]) -> None:
+        """Cancel units, so many a turn: what is cancelled in one turn ends in the next."""
+        for unit in units[:_CANCELS]:
+            if unit in self.tasks:
+                self.cancel(unit)
+        if units := units[_CANCELS:]:
+            self._loop.call_soon(self._cancel_some, units)
 
     def asked_to_stop(self, unit: int) -> bool:
         """Whether the engine cancelled this unit."""

@@ -31,7 +31,7 @@ from quantum_async.core.limits import Gauge, Needs
 from quantum_async.core.phases import OPEN, OPENING, QUEUED, READY, WAITING
 from quantum_async.core.scheduler import NOBODY
 from quantum_async.core.states import FailurePolicy
-from quantum_async.engine.attempt import release_frames
+from quantum_async.engine.attempt import release_all
 from quantum_async.engine.attempts import EAGER, Attempts
 from quantum_async.engine.door import Door
 from quantum_async.engine.growth import Growth
@@ -135,6 +135,8 @@ class Engine:
         ends = [companion.end() for companion in self._setup.companions]
         if self.growth is not None:
             ends.append(self.growth.close())
+        if ledger.errors:
+            ends.append(release_all(ledger.errors.values(), self._clock, _SLICE))
         again = await all_ended(ends)
         ledger.ended = self._clock()
         self._setup.view.close()
@@ -149,8 +151,6 @@ class Engine:
         self.growth = None
         self._bus.tell(RunFinished, self._verdict(), ledger.ended - ledger.began)
         self._outcomes.close()
-        for error in ledger.errors.values():
-            release_frames(error)
         if again is not None:
             raise again
 

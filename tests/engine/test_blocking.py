@@ -129,15 +129,6 @@ CASES = {
     "50 MB from a worker and to another": (partial(through_workers, make_much), just_run),
 }
 
-# What the engine does too much of at once. Each is to be mended in `engine/`, and this to go.
-NOT_YET = (
-    "20,000 failures",
-    "20,000 failures in one error",
-    "10,000 units that are cancelled",
-    "10,000 cancel scopes",
-    "10,000 units that back off",
-)
-
 
 @pytest.fixture(scope="module", autouse=True)
 def warm():
@@ -154,13 +145,7 @@ def alone(monkeypatch):
             monkeypatch.setattr(Scheduler, name, step.__wrapped__)
 
 
-@pytest.mark.parametrize(
-    ("make", "how"),
-    [
-        pytest.param(*case, id=name, marks=[pytest.mark.xfail(strict=False)] * (name in NOT_YET))
-        for name, case in CASES.items()
-    ],
-)
+@pytest.mark.parametrize(("make", "how"), CASES.values(), ids=CASES)
 def test_the_loop_is_not_held(make, how):
     held = []
     for _ in range(TRIES):
