@@ -371,6 +371,11 @@ def _known(
         return {}
     found = {}
     for unit, value in results.items():
+        # By a name that is known, as nearly all are, at once: there may be very many.
+        number = plan.index.get(unit) if type(unit) is str else None
+        if number is not None:
+            found[number] = value
+            continue
         for number in _numbers(plan, [unit], what, problems):
             found[number] = value
     return found
