@@ -4,7 +4,7 @@
 graph (levels, rankings, the fingerprint) is made when first asked for, and kept.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
@@ -16,13 +16,14 @@ from quantum_async.core.errors import (
     PlanError,
     did_you_mean,
 )
-from quantum_async.core.limits import Limit
+from quantum_async.core.limits import Limit, Needs
 from quantum_async.core.options import NO_FALLBACK
 from quantum_async.core.ranking import Ranking, ranked, ranking_of
 from quantum_async.core.resource import Resource
-from quantum_async.core.shapes import RACE, STREAM, ItemBinding
+from quantum_async.core.shapes import RACE, STREAM, Included, ItemBinding, Mapped, Shape
 from quantum_async.core.simulate import Simulation, simulate
 from quantum_async.core.states import Strategy, parse
+from quantum_async.core.triggers import Trigger
 from quantum_async.core.unit import QuantumUnit
 
 Unit = QuantumUnit[Any, Any]
@@ -284,14 +285,18 @@ class ExecutionPlan:
         durations: Mapping[str, float] | Callable[[str], float] | None = None,
         max_workers: int | None = None,
         strategy: Strategy | str = Strategy.CRITICAL_PATH,
+        *,
+        items: Mapping[str, int] | None = None,
     ) -> Simulation:
-        """Run the scheduler with modelled time and no loop.
+        """Run the scheduler with modelled time and no loop, under the partitioner's limits.
 
         Args:
             durations: Seconds by unit name, or a function of the name; units that it does not
-                give take their declared `cost`, else 1.
+                give take their declared `cost`, else 1. A map's is that of each child.
             max_workers: How many units run at once; None for no limit.
             strategy: How the ready queue is ordered.
+            items: How many items each map has, by its name. By default as many as were declared
+                with it, and one for items that only the run knows.
 
         Returns:
             Makespan, starts and ends by unit name.
@@ -299,7 +304,7 @@ class ExecutionPlan:
         Raises:
             PlanError: For unknown names, negative or NaN durations, fewer than one worker.
         """
-        return simulate(self, durations, max_workers, parse(Strategy, strategy, "strategy"))
+        return simulate(self, durations, max_workers, parse(Strategy, strategy, "strategy"), items)
 
     def __repr__(self) -> str:
         return (
@@ -311,11 +316,48 @@ class ExecutionPlan:
 def _note(unit: Unit) -> str:
     options = unit.options
     said = [
+        *_shape_note(options.shape),
+        f"if {_named(options.when)}" if options.when is not None else "",
+        Trigger(options.trigger).word if options.trigger and options.shape is not RACE else "",
+        f"uses {_uses_note(options.uses)}" if options.uses else "",
         options.mode.value if options.mode else "",
         f"{options.retries} retries" if options.retries else "",
         f"timeout {options.timeout:g} s" if options.timeout is not None else "",
     ]
     return ", ".join(filter(None, said))
+
+
+def _shape_note(shape: Shape | None) -> Iterator[str]:
+    if isinstance(shape, Mapped):
+        most = shape.max_concurrency
+        yield "map" if most is None else f"map, {most} at once"
+    elif isinstance(shape, Included):
+        inner: Mapping[str, Unit] = shape.flow.units
+        yield f"run of {len(inner)} unit{'s' * (len(inner) != 1)}"
+    elif shape is RACE:
+        yield "race"
+    elif shape is STREAM:
+        yield "stream"
+
+
+def _uses_note(uses: Needs | Callable[[Any], Any]) -> str:
+    if callable(uses):
+        return _named(uses)
+    return ", ".join(name if tokens == 1 else f"{tokens:g} {name}" for name, tokens in uses)
+
+
+def _named(function: Callable[..., Any]) -> str:
+    name = getattr(function, "__name__", type(function).__name__)
+    return "condition" if name == "<lambda>" else str(name)
+
+
+def _shape_identity(shape: Shape | None) -> tuple[Any, ...]:
+    if isinstance(shape, Mapped):
+        return "map", shape.ordered, shape.max_concurrency, shape.collect
+    if isinstance(shape, Included):
+        # Not by its plan: a partitioner that runs itself would never come to an end.
+        return "run", tuple(shape.flow.units)
+    return () if shape is None else (type(shape).__name__,)
 
 
 def _identity(unit: Unit) -> tuple[Any, ...]:
@@ -333,4 +375,8 @@ def _identity(unit: Unit) -> tuple[Any, ...]:
         options.mode.value if options.mode else None,
         options.cost and float(options.cost),
         type(options.binding).__name__,
+        *_shape_identity(options.shape),
+        *((Trigger(options.trigger).word,) if options.trigger else ()),
+        *(("when", _named(options.when)) if options.when is not None else ()),
+        *(("uses", _uses_note(options.uses)) if options.uses else ()),
     )
