@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # More arguments for pytest or the benchmarks: make test ARGS="tests/core -x"
 ARGS ?=
+# Not empty, it has the tests measured: make test COVERAGE=1, and then make gates.
+COVERAGE ?=
 
 python := $(VENV)/bin/python
 # Stamps: what is installed into the environment, repeated when pyproject.toml has changed.
@@ -14,6 +16,9 @@ lint := $(VENV)/.installed-lint
 types := $(VENV)/.installed-types
 # -qq: only errors are shown.
 install := $(python) -m pip install -qq --disable-pip-version-check
+# $(call gate,FOLDER,PERCENT): fail if the tests take fewer of the branches in there.
+gate = echo "== quantum_async/$(1): at least $(2) %"; $(python) -m coverage report --skip-covered \
+	--include='quantum_async/$(1)*' --fail-under=$(2)
 
 # No questions to the registry about newer versions; what is installed is what runs.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS = 1
@@ -22,7 +27,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS = 1
 .DELETE_ON_ERROR:
 # Two installations into one environment at a time would spoil it.
 .NOTPARALLEL:
-.PHONY: help run test coverage torture check lint types test-all wheel bench clean
+.PHONY: help run test coverage gates torture check lint types test-all wheel bench clean
 
 help: ## List the targets
 	@echo "make run and make test do all set-up themselves. Variables: PYTHON=$(PYTHON) VENV=$(VENV)"
@@ -33,11 +38,20 @@ run: $(package) ## Build a search index over the standard library, or the folder
 	@$(python) -m examples.search_index $(if $(DIR),"$(DIR:~/%=$(HOME)/%)")
 
 test: $(test) ## Run all the tests; ARGS=… for pytest
-	@$(python) -m pytest $(ARGS)
+	@$(if $(COVERAGE),$(python) -m coverage erase)
+	@$(python) $(if $(COVERAGE),-m coverage run) -m pytest $(ARGS)
 
-coverage: $(test) ## See to it that every branch of core/ is tested
-	@$(python) -m coverage run --branch --source=quantum_async/core -m pytest -q tests/core
-	@$(python) -m coverage report --show-missing --skip-covered --fail-under=100
+coverage: $(test) ## Run all the tests, and see to it that they take the branches they should
+	@$(MAKE) --no-print-directory test COVERAGE=1
+	@$(MAKE) --no-print-directory gates
+
+gates: $(test) ## The second half of that, after make test COVERAGE=1
+	@if ls .coverage.* >/dev/null 2>&1; then $(python) -m coverage combine --append --quiet; fi
+	@failed=0; \
+	$(call gate,core/,100) || failed=1; \
+	$(call gate,engine/,100) || failed=1; \
+	$(call gate,,95) || failed=1; \
+	exit $$failed
 
 torture: $(test) ## Hard use with fresh seeds, for MINUTES=10
 	@$(python) -m tests.torture --minutes $(or $(MINUTES),10)
@@ -78,7 +92,7 @@ bench: $(package) ## Measure; ARGS=… for the benchmarks
 	@$(python) -m benchmarks $(ARGS)
 
 clean: ## Remove the environments, caches and everything built
-	rm -rf .venv .venv-3.* build dist out .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-3.* build dist out .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find quantum_async tests examples benchmarks docs -name __pycache__ -prune -exec rm -rf {} +
 
 # -- set-up -----------------------------------------------------------------------------------

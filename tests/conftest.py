@@ -11,12 +11,16 @@ from hypothesis import settings
 
 from quantum_async.core.scheduler import Scheduler
 from quantum_async.testing.leaks import Resources
+from tests.support import measured
 
 pytest_plugins = ["pytester"]
 
 settings.register_profile("dev", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, database=None, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+if measured.is_measured():
+    measured.let_idle_workers_exit()
 
 
 @pytest.fixture(scope="session", autouse=True)
