@@ -339,7 +339,7 @@ class Outlet:
                 self._meet(_Worker(pid, self._reader, *json.loads(payload)))
             elif kind == capture.LOOK and pid in self._workers:
                 worker = self._workers[pid]
-                for descriptor in worker.kinds:
+                for descriptor in list(worker.kinds):  # a dead one loses them
                     self._read_first(worker, descriptor, _CAPACITY // _CHUNK)
             elif call is not None:
                 self._put(call, call.frame(kind, part, pid, payload))
