@@ -172,8 +172,6 @@ class _Line:
 
     def tell(self, payload: bytes) -> None:
         """Send a log record."""
-        if not self.number:
-            return
         with self._lock:
             self._look()
             part = FIRST

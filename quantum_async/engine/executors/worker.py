@@ -70,8 +70,7 @@ class _Process:
         for number, handler in self.handlers:
             if _getsignal(number) is not handler:
                 signal.signal(number, handler)
-        if hasattr(signal, "setitimer"):
-            signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         if sys.getrecursionlimit() != self.recursion:
             sys.setrecursionlimit(self.recursion)
         gc.enable()
@@ -178,7 +177,7 @@ def _settle_in() -> None:
     # Ctrl-C is for the parent. One that reached an idle worker would make it send an answer that
     # nobody asked for, and each later call would get the answer of the one before.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(os, "setpgid") and os.getpgrp() != os.getpid():
+    if os.getpgrp() != os.getpid():
         os.setpgid(0, 0)  # so that it can be killed together with its children
     _die_with_parent()
     sys.modules["__main__"] = ModuleType("__main__")  # anyio has taken it out
