@@ -264,6 +264,16 @@ except ZeroDivisionError:
     assert record.place[0] == "<string>"
 
 
+async def test_a_log_record_brings_the_stack_that_was_asked_for(outlet):
+    worked = await work(outlet, 'logging.warning("here", stack_info=True)')
+    assert worked.records[0].exception.startswith("Stack (most recent call last):")
+
+
+async def test_what_is_logged_between_calls_is_nobodys(outlet):
+    worked = await work(outlet, 'capture.end(); logging.warning("lost"); print("lost too")')
+    assert worked.records == []
+
+
 async def test_a_log_record_may_be_longer_than_a_frame_but_not_endless(outlet):
     worked = await work(
         outlet,

@@ -58,6 +58,54 @@ async def test_what_was_not_read_is_known_and_a_dead_worker_is_no_error():
     assert channel.unread() == 0
 
 
+async def test_a_full_pipe_is_written_again_when_there_is_room():
+    channel = Channel(asyncio.get_running_loop(), lambda frame: None)
+    end = WorkerEnd(channel.paths, lambda descriptor: descriptor)
+    channel.connected()
+    frame = b"x" * 4088  # with its head a page: so many fill the pipe, and none is torn
+    count = 0
+    while not channel._unsent:
+        channel.send(frame)
+        count += 1
+    channel._send_rest()  # as when another writer took the room
+    received = await asyncio.to_thread(lambda: [end.receive() for _ in range(count)])
+    assert received == [frame] * count
+    end.close()
+    channel.close()
+
+
+async def test_what_a_worker_did_not_take_before_it_died_is_let_go():
+    channel = Channel(asyncio.get_running_loop(), lambda frame: None)
+    end = WorkerEnd(channel.paths, lambda descriptor: descriptor)
+    channel.connected()
+    channel.send(BIG)
+    end.close()
+    channel._send_rest()  # the loop would do it
+    assert not channel._unsent
+    channel.close()
+
+
+async def test_all_that_has_come_is_taken_however_little_is_read_at_once(monkeypatch):
+    monkeypatch.setattr(module, "_CHUNK", 16)
+    frames = []
+    channel = Channel(asyncio.get_running_loop(), frames.append)
+    end = WorkerEnd(channel.paths, lambda descriptor: descriptor)
+    end.send(b"x" * 24)
+    end.send(b"y")
+    channel.drain()
+    assert frames == [b"x" * 24, b"y"]
+    end.close()
+    channel.close()
+
+
+def test_a_channel_may_close_after_its_loop():
+    loop = asyncio.new_event_loop()
+    channel = Channel(loop, lambda frame: None)
+    loop.remove_reader(channel._input)
+    loop.close()
+    channel.close()
+
+
 def test_a_worker_whose_pool_is_gone_is_told():
     reading, writing = os.pipe()
     base = f"/proc/{os.getpid()}/fd" if sys.platform == "linux" else "/dev/fd"

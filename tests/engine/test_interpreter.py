@@ -69,3 +69,15 @@ async def test_one_that_was_cancelled_is_waited_for_since_it_cannot_be_stopped(f
     with pytest.raises(asyncio.CancelledError):
         await run
     assert flow.last_result.states["unit"] is UnitState.CANCELED
+
+
+@pytest.mark.parametrize("end", ["returned", "cancelled"])
+async def test_one_that_ended_together_with_its_attempt_keeps_no_slot(end):
+    running = asyncio.get_running_loop().create_future()
+    if end == "returned":
+        running.set_result(b"")
+    else:
+        running.cancel()
+    told = []
+    interpreter._returned(SimpleNamespace(late=False, returned=told.append), running)
+    assert told == []
