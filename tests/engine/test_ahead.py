@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from quantum_async import PlanError, QuantumPartitioner, UnitState, WorkerCrashedError
+from quantum_async.core.scheduler import Scheduler
 from quantum_async.engine.executors.ahead import Ahead
 from quantum_async.engine.executors.session import Session
 
@@ -280,3 +281,66 @@ async def test_workers_that_die_in_batches_cost_no_value(batches, monkeypatch):
     result = await flow.run({})
     assert [value[0] for value in result.values()] == list(range(0, 160, 2))
     assert killed
+
+
+async def test_a_parameter_with_a_default_keeps_it_in_a_chain(batches):
+    flow = partitioner(max_workers=1)
+    flow.unit(lambda: 1, name="a")
+    flow.unit(lambda a, other=5: a + other, name="b")
+    flow.unit(lambda b, given=5: b + given, name="c")
+    assert (await flow.run({"given": 7}))["c"] == 1 + 5 + 7
+    assert max(batches) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "goes_along"),
+    [
+        ({"fn": lambda ctx: ctx["a"], "dependencies": ["a"]}, False),  # it sees results
+        ({"fn": lambda a: a, "args": ["a"], "batch": False}, False),
+        ({"fn": lambda a, _: a, "args": ["a", b"x" * 100_000]}, False),  # it is no small call
+        ({"fn": lambda a: a, "args": ["a"]}, True),
+    ],
+    ids=["takes the context", "must not", "has big arguments", "may"],
+)
+async def test_a_link_goes_along_only_if_it_may(batches, options, goes_along):
+    flow = partitioner(max_workers=1)
+    first = flow.add_unit(lambda: 1, name="a", args=[])
+    if "args" in options:
+        options["args"] = [first, *options["args"][1:]]
+    flow.add_unit(**options, name="b")
+    assert (await flow.run({}))["b"] == 1
+    assert max(batches) == 1 + goes_along
+
+
+class Moody(dict):
+    """An input that does not give what it says it has."""
+
+    def __getitem__(self, key):
+        if key == "mood":
+            raise ValueError("not today")
+        return super().__getitem__(key)
+
+
+async def test_arguments_that_cannot_be_had_are_the_error_of_their_unit_alone(batches):
+    flow = partitioner(max_workers=1)
+    for number in range(6):
+        flow.unit(lambda n, number=number: n + number, name=f"good {number}")
+    flow.unit(lambda mood: mood, name="bad", priority=1)
+    for number in range(6):
+        flow.unit(lambda n, number=number: n + number, name=f"also good {number}", priority=2)
+    result = await flow.run(Moody(mood=0, n=1))
+    assert isinstance(result.errors["bad"], ValueError)
+    assert len(result) == 12
+    assert max(batches) > 1
+
+
+async def test_a_queue_may_hold_less_than_it_seems(batches, monkeypatch):
+    # Units that were given up are still counted.
+    monkeypatch.setattr(Scheduler, "ready_in", lambda self, lane: 100)
+    # As if the trip took a second, and units no time.
+    monkeypatch.setattr(Ahead, "learn", lambda self, *_: setattr(self, "_trip", 1.0))
+    flow = partitioner(max_workers=1)
+    for number in range(5):
+        flow.add_unit(double, args=[number])
+    assert (await flow.run({})).ok
+    assert batches == [1, 4]
