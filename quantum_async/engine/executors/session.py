@@ -209,7 +209,7 @@ class Session:
         It gets SIGTERM, and so do its children.
         """
         waiting = self._calls[number] = self._loop.create_future()
-        if self.alive and hasattr(os, "killpg"):
+        if self.alive:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGTERM)
             await asyncio.wait([waiting], timeout=grace)
@@ -228,12 +228,8 @@ class Session:
         """Kill the worker, and the children it has started: it leads a process group of its own."""
         self.alive = False
         with suppress(ProcessLookupError, PermissionError):
-            if not self.pid:
-                return
-            if hasattr(os, "killpg"):
+            if self.pid:
                 os.killpg(self.pid, signal.SIGKILL)
-            else:
-                os.kill(self.pid, signal.SIGTERM)
 
     def is_used_up(self, limits: WorkerLimits) -> bool:
         """Return whether the worker, which is between calls, should make room for a new one."""
