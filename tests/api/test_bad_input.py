@@ -425,3 +425,53 @@ async def test_a_stream_refuses_bad_input_too(flow):
             pass
     await asyncio.sleep(0)
     assert flow.ran == []
+
+
+async def coroutine_function(event: object) -> None:
+    """An observer that would have to be awaited."""
+
+
+@pytest.mark.parametrize(
+    ("observers", "told"),
+    [
+        (7, "must be a list"),
+        (["not me"], "must be callables"),
+        ([coroutine_function], r"are called and not awaited.*stream\(\)"),
+    ],
+)
+async def test_observers_that_cannot_be_called_are_refused(flow, observers, told):
+    await refused(flow, told, observers=observers)
+
+
+@pytest.mark.parametrize(
+    ("declare", "told"),
+    [
+        (lambda it: it.add_unit(lambda: 1), r"takes no argument: give it one, or args=\[\]"),
+        (lambda it: it.unit("other"), r"for another name write unit\(name='other'\)"),
+        (lambda it: it.add_unit(lambda ctx: 1, metadata=[1]), "metadata must be a dictionary"),
+    ],
+)
+def test_what_cannot_be_a_unit_is_not_declared(flow, declare, told):
+    not_declared(flow, told, lambda: declare(flow.it))
+
+
+async def test_a_parameter_that_looks_like_the_context_is_told_how_it_is_spelt(flow):
+    flow.it.unit(lambda context: context, name="extra")
+    with pytest.raises(MissingInputError, match="for the ExecutionContext, name it 'ctx'"):
+        await flow.it.run()
+    assert flow.ran == []
+
+
+def test_a_unit_without_a_name_gets_one_that_is_free():
+    flow: QuantumPartitioner[Any, Any] = QuantumPartitioner()
+    flow.add_unit(lambda ctx: 1, name="unit_1")
+    assert flow.add_unit(lambda ctx: 2).id == "unit_2"
+    assert list(flow.units) == ["unit_1", "unit_2"]
+
+
+def test_a_handle_is_declared_again_as_its_function():
+    one: QuantumPartitioner[Any, Any] = QuantumPartitioner()
+    other: QuantumPartitioner[Any, Any] = QuantumPartitioner()
+    handle = one.add_unit(lambda ctx: 7, name="seven")
+    other.add_unit(handle, name="again")
+    assert other.execute() == {"again": 7}

@@ -337,3 +337,14 @@ def test_equal_objects_have_equal_keys_whatever_they_share():
 class Pair:
     left: str
     right: str
+
+
+def test_a_value_that_contains_itself_has_no_key():
+    endless: list[object] = []
+    endless.append(endless)
+    with pytest.raises(TypeError, match="contains itself"):
+        stable_hash(endless)
+
+
+def test_an_object_that_is_known_by_its_name_has_that_for_a_key():
+    assert stable_hash(Ellipsis) == stable_hash(Ellipsis) != stable_hash(NotImplemented)

@@ -505,3 +505,21 @@ async def test_an_observer_that_equals_another_is_not_dropped_in_its_place():
 
     await flow.run(observers=[good, broken])
     assert type(heard[-1]).__name__ == "RunFinished"
+
+
+async def test_a_handle_of_another_partitioner_has_no_result_here(flow):
+    result = await flow.run()
+    other = QuantumPartitioner()
+    stranger = other.add_unit(lambda ctx: 1, name="first")
+    with pytest.raises(KeyError, match="the handle 'first' is of another partitioner"):
+        result[stranger]
+
+
+async def test_costs_are_measured_in_the_run_that_is_given():
+    flow = QuantumPartitioner()
+    flow.add_unit(lambda ctx: asyncio.sleep(0.001), name="short", mode="async")
+    flow.use_measured_costs()  # there was no run yet
+    first = await flow.run({})
+    await flow.run({})
+    flow.use_measured_costs(first)
+    assert flow.build_execution_plan().simulate().makespan == first.units["short"].duration
