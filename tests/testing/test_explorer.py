@@ -156,3 +156,38 @@ def test_more_units_at_once_than_there_are_slots_are_told():
     problems = broken_laws(plan, log, max_running=0, slots={"loop": 0})
     assert any("more than 0 units ran in place 'loop'" in problem for problem in problems)
     assert any(problem.endswith("more than 0 units ran") for problem in problems)
+
+
+def log_made_of(*facts):
+    """Return events of a run of a → b: a type, a unit, an attempt, and what else is to be set."""
+    return [
+        kind(*[None] * len(kind._fields))._replace(
+            seq=seq, time=seq, unit=unit, attempt=attempt, **more
+        )
+        for seq, (kind, unit, attempt, more) in enumerate((*fact, {})[:4] for fact in facts)
+    ]
+
+
+BEGAN, DONE, AGAIN = events.UnitStarted, events.UnitCompleted, events.UnitRetrying
+SKIPPED, CANCELED = events.UnitSkipped, events.UnitCanceled
+
+
+@pytest.mark.parametrize(
+    ("facts", "told"),
+    [
+        ([(BEGAN, "a", 1), (BEGAN, "a", 2)], "'a' started although it was running"),
+        ([(BEGAN, "a", 1), (DONE, "a", 2)], "'a' ended attempt 2, and ran 1"),
+        ([(BEGAN, "a", 1), (AGAIN, "a", 1, {"wait": 5.0}), (BEGAN, "a", 2)], "its back-off"),
+        ([(BEGAN, "a", 1), (AGAIN, "a", 1, {"wait": 1.0}), (BEGAN, "a", 2)], "never ended"),
+        ([(CANCELED, "b", 0), (BEGAN, "a", 1)], "'a' started after the run was cancelled"),
+        ([(DONE, "a", 1)], "'a' ended and did not run"),
+        ([(SKIPPED, "b", 0, {"root": "a"})], "'b' blames 'a', which did not fail"),
+    ],
+)
+def test_what_breaks_one_law_is_told(facts, told):
+    flow = QuantumPartitioner()
+    flow.add_unit(lambda ctx: 1, name="a")
+    flow.add_unit(lambda ctx: 2, ["a"], name="b")
+    problems = broken_laws(flow.build_execution_plan(), log_made_of(*facts))
+    assert told in "; ".join(problems)
+    assert ("back-off" in "; ".join(problems)) is ("back-off" in told)
