@@ -4,6 +4,7 @@ import asyncio
 import concurrent.futures
 import gc
 import os
+import sys
 import threading
 import weakref
 from contextvars import ContextVar
@@ -18,6 +19,7 @@ from quantum_async import (
     RunTimeoutError,
     Strategy,
     UnitState,
+    blocking,
 )
 from quantum_async.core.events import UnitCompleted, UnitReady, UnitStarted
 
@@ -573,3 +575,15 @@ async def test_a_hook_that_raises_does_not_silence_the_others(chain, caplog):
     assert result.ok
     assert len(caplog.records) == 1
     assert len(done) == 4
+
+
+def test_without_uvloop_execute_runs_in_a_loop_of_asyncios(monkeypatch):
+    monkeypatch.delitem(sys.modules, blocking._INTERPRETERS, raising=False)
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    flow = QuantumPartitioner()
+
+    @flow.unit
+    async def loop():
+        return type(asyncio.get_running_loop()).__module__.partition(".")[0]
+
+    assert flow.execute() == {"loop": "asyncio"}
