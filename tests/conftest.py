@@ -50,6 +50,12 @@ def _scheduler_is_checked() -> None:
         setattr(Scheduler, name, checked)
 
 
+@pytest.fixture
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let processes that a test starts be as quick as they are without coverage."""
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+
+
 @pytest.fixture(autouse=True)
 def no_leaks() -> Iterator[None]:
     """Fail a test that leaves a thread, a child process or a file descriptor behind.

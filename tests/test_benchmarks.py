@@ -12,6 +12,8 @@ from benchmarks.__main__ import main
 from benchmarks.measure import Figure, Row, Table, Target
 from benchmarks.shapes import Grid
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
+
 ROOT = Path(__file__).parents[1]
 
 # Tasks and dependencies of the Task Bench patterns by width, steps and radix (0 where there is

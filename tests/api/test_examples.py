@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
+
 REPOSITORY = Path(__file__).parents[2]
 FOLDER = REPOSITORY / "examples"
 

@@ -35,6 +35,8 @@ from quantum_async.core import events
 from quantum_async.core.record import UnitRecord
 from quantum_async.core.states import UnitState
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
+
 REPOSITORY = Path(__file__).parents[2]
 
 GOOD = '''\
