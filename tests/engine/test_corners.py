@@ -192,9 +192,16 @@ def test_a_deadline_that_passes_while_a_unit_runs_is_that_of_its_attempt(flow):
 
 def test_what_comes_too_late_for_a_run_or_a_unit_does_nothing():
     Engine._time_up(SimpleNamespace(_done=True))
+    Engine.stop(SimpleNamespace(stopping=True), "once more")
     Engine.cancel(SimpleNamespace(_asked={0}), 0)
     running = SimpleNamespace(phase=[phases.RUNNING])
     Engine._overdue(SimpleNamespace(_timers={0: None}, _scheduler=running), 0)
+
+
+def test_what_ends_while_the_pump_runs_does_not_call_for_it():
+    tasks = {0: None}
+    Engine.ended(SimpleNamespace(_tasks=tasks, _scopes={}, _pumping=True), 0)
+    assert tasks == {}
 
 
 def test_work_that_returns_when_nothing_waits_for_its_slot_frees_none():

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from anyio import to_interpreter, to_thread
 
-from quantum_async import QuantumPartitioner, UnitState
+from quantum_async import PlanError, QuantumPartitioner, UnitState
 from quantum_async.engine.executors import interpreter
 
 
@@ -81,3 +81,10 @@ async def test_one_that_ended_together_with_its_attempt_keeps_no_slot(end):
     told = []
     interpreter._returned(SimpleNamespace(late=False, returned=told.append), running)
     assert told == []
+
+
+@pytest.mark.parametrize("limit", ["timeout", "deadline"])
+def test_a_limit_that_would_need_to_kill_is_refused(flow, limit):
+    with pytest.raises(PlanError, match=f"cannot be stopped, so {limit}="):
+        flow.add_unit(stand_still, mode="interpreter", **{limit: 1})
+    assert flow.add_unit(stand_still, name="unit", mode="interpreter").id == "unit"
