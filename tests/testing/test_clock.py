@@ -20,6 +20,7 @@ import uvloop
 from quantum_async import QuantumPartitioner, RetryPolicy, RunTimeoutError, UnitState
 from quantum_async.core.events import UnitRetrying, UnitStarted
 from quantum_async.testing import DeadlockError, Jump, VirtualClock, VirtualTimeLoop, virtual_time
+from quantum_async.testing.clock import why_not
 
 
 @pytest.fixture
@@ -743,3 +744,7 @@ def test_a_signal_reaches_a_loop_that_waits_for_a_thread(later):
             VirtualClock().run(main())
     finally:
         signal.signal(signal.SIGUSR1, before)
+
+
+def test_where_no_loop_of_asyncio_runs_the_clock_of_trio_is_named():
+    assert "trio.testing.MockClock" in why_not(None)

@@ -6,7 +6,7 @@ import pytest
 
 from quantum_async import QuantumPartitioner
 from quantum_async.core import events
-from quantum_async.testing import ExplorationError, broken_laws, explore
+from quantum_async.testing import ExplorationError, broken_laws, explore, explorer
 
 
 def diamond():
@@ -191,3 +191,33 @@ def test_what_breaks_one_law_is_told(facts, told):
     problems = broken_laws(flow.build_execution_plan(), log_made_of(*facts))
     assert told in "; ".join(problems)
     assert ("back-off" in "; ".join(problems)) is ("back-off" in told)
+
+
+def test_a_broken_law_is_told_with_the_order_that_breaks_it(monkeypatch):
+    monkeypatch.setattr(explorer, "broken_laws", lambda *_, **__: ["'b' ended twice"])
+    with pytest.raises(ExplorationError, match=r"'b' ended twice\nto run it again: .*seeds=\[4\]"):
+        explore(diamond, seeds=[4])
+
+
+def test_a_run_that_raises_is_one_that_failed():
+    found = explore(diamond, seeds=20, failures=True, failure_policy="continue")
+    assert 0 < found.failed < 20
+
+
+def test_a_cancellation_that_nobody_asked_the_explorer_for_is_raised():
+    flow = QuantumPartitioner()
+
+    async def cancels(ctx):
+        asyncio.get_running_loop().call_soon(run.cancel)
+        await asyncio.sleep(1)
+
+    async def main():
+        nonlocal run
+        run = asyncio.current_task()
+        await original({})
+
+    run, original = None, flow.run
+    flow.run = lambda *_, **__: main()
+    flow.add_unit(cancels, name="cancels")
+    with pytest.raises(asyncio.CancelledError):
+        explore(flow, seeds=1)

@@ -9,6 +9,7 @@ import threading
 import anyio
 import pytest
 
+from quantum_async import testing
 from quantum_async.testing import leaks
 from quantum_async.testing.leaks import Resources, begun_tasks
 
@@ -143,3 +144,20 @@ async def test_no_tasks_are_looked_for_after_an_error():
     assert left == []
     tasks[0].cancel()
     await asyncio.wait(tasks)
+
+
+def test_the_command_of_a_process_that_is_gone_is_not_known():
+    with subprocess.Popen([sys.executable, "-c", ""]) as child:
+        pass
+    assert leaks._command(child.pid) == "gone by now"
+
+
+def test_where_the_system_does_not_tell_of_them_none_are_found(monkeypatch):
+    monkeypatch.setattr(leaks, "_HAS_CHILDREN", False)
+    monkeypatch.setattr(leaks, "_HAS_DESCRIPTORS", False)
+    assert list(leaks._children()) == list(leaks._descriptors()) == []
+
+
+def test_a_name_that_the_kit_does_not_have_is_no_attribute_of_it():
+    with pytest.raises(AttributeError, match=r"'quantum_async\.testing' has no attribute 'tset'"):
+        testing.tset  # noqa: B018
