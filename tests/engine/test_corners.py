@@ -94,7 +94,10 @@ async def test_an_interrupt_in_the_clean_up_of_a_late_unit_is_raised(flow):
 
 
 async def test_what_a_unit_returns_instead_of_being_cancelled_counts(flow):
+    began = asyncio.Event()
+
     async def swallows(ctx):
+        began.set()
         try:
             await asyncio.sleep(60)
         except asyncio.CancelledError:
@@ -102,7 +105,7 @@ async def test_what_a_unit_returns_instead_of_being_cancelled_counts(flow):
 
     flow.add_unit(swallows, name="swallows", timeout=60)
     run = asyncio.ensure_future(flow.run({}))
-    await asyncio.sleep(0.01)
+    await began.wait()
     run.cancel()
     with pytest.raises(asyncio.CancelledError):
         await run
@@ -228,6 +231,7 @@ def test_a_slot_comes_back_late_only_to_a_loop_that_is_closed(closed):
 # -- what else is rare ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_in_a_big_plan_a_worker_does_not_know_the_names_and_we_say_it(flow, monkeypatch):
     monkeypatch.setattr(view, "_FEW", 1)
     flow.add_unit(lambda ctx: 1, name="a")

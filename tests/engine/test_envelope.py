@@ -18,6 +18,7 @@ def flow():
     return QuantumPartitioner(default_execution_mode="process", failure_policy="collect")
 
 
+@pytest.mark.slow
 async def test_a_metric_that_cannot_travel_is_the_error_of_its_unit(flow):
     def measures(ctx):
         ctx.record_metric("lock", threading.Lock())
@@ -69,6 +70,7 @@ class LocalError(Exception):
         return _only_in, (os.getpid(),)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [StaysError, LocalError])
 async def test_an_exception_that_cannot_travel_is_told_of(flow, error):
     def fails(_):

@@ -119,6 +119,7 @@ def test_a_plan_says_why_if_there_is_nobody_to_blame(function):
         flow.build_execution_plan()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("takes", ["its name", "the context", "an argument"])
 async def test_a_run_names_what_a_unit_is_called_with_and_cannot_be_sent(takes):
     flow = QuantumPartitioner()
@@ -139,6 +140,7 @@ async def test_a_run_names_what_a_unit_is_called_with_and_cannot_be_sent(takes):
     assert "name what it needs as parameters" in str(error)
 
 
+@pytest.mark.slow
 async def test_an_input_that_cannot_be_shared_is_the_error_of_those_that_take_it():
     flow = QuantumPartitioner(failure_policy="collect", default_execution_mode="process")
     flow.unit(lambda lock: lock, name="takes")

@@ -121,6 +121,7 @@ async def test_a_process_that_anyio_does_not_know_has_no_end_that_could_be_told(
     assert module._how_it_ended(None) == ""
 
 
+@pytest.mark.slow
 async def test_a_call_whose_workers_die_before_it_begins_is_not_sent_again_for_ever(monkeypatch):
     asked = []
 

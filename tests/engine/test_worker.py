@@ -20,6 +20,8 @@ from quantum_async.engine.executors.envelope import RAISED, RETURNED
 from quantum_async.engine.executors.packing import dumps
 from quantum_async.engine.executors.transport import Segment, inline, load
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SERVE = "import sys; from quantum_async.engine.executors.worker import serve; serve(*sys.argv[1:])"
 
