@@ -233,7 +233,16 @@ async def test_big_results_of_a_batch_do_not_overwrite_each_other(batches):
     assert max(batches) > 1
 
 
+def be_patient(_):
+    from quantum_async.engine.executors import capture
+
+    capture._PATIENCE_MS = 10_000  # with a pool that reads late: the machine may be busy
+
+
 async def test_what_subprocesses_of_a_batch_print_is_each_ones_own(batches, caplog):
+    before = partitioner(max_workers=1)
+    before.add_unit(be_patient)
+    assert (await before.run({})).ok  # in the worker that serves the next run too
     flow = partitioner(max_workers=1)
     for number in range(8):
         flow.add_unit(lambda n: os.system(f"echo said {n}"), name=f"unit {number}", args=[number])
