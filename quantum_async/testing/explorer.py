@@ -7,7 +7,8 @@ orders that the real world may bring about; what must hold in all of them is che
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -179,7 +180,8 @@ def explore(
         order = _Order(seed, failures, cancels)
         flow = flow_or_factory if hasattr(flow_or_factory, "units") else flow_or_factory()
         given = context() if callable(context) else context
-        outcome = VirtualClock().run(_run(flow, given, order, options))  # type: ignore[arg-type]
+        with _same_chance(seed):
+            outcome = VirtualClock().run(_run(flow, given, order, options))  # type: ignore[arg-type]
         runs += 1
         orders.add(_steps(order.log))
         retried += sum(isinstance(event, events.UnitRetrying) for event in order.log)
@@ -213,6 +215,17 @@ async def _run(flow: Flow, given: Any, order: _Order, options: dict[str, Any]) -
                 raise
             return "canceled"
     return "ended"
+
+
+@contextmanager
+def _same_chance(seed: int) -> Iterator[None]:
+    """Have the global `random` begin at the seed: back-offs take their jitter from it."""
+    before = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before)
 
 
 def _steps(log: list[events.Event]) -> tuple[tuple[str, str], ...]:
