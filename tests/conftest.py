@@ -11,7 +11,7 @@ from hypothesis import settings
 
 from quantum_async.core.scheduler import Scheduler
 from quantum_async.testing.leaks import Resources
-from tests.support import measured
+from tests.support import measured, replay
 
 pytest_plugins = ["pytester"]
 
@@ -54,6 +54,12 @@ def _scheduler_is_checked() -> None:
 def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let processes that a test starts be as quick as they are without coverage."""
     monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _runs_are_told_again() -> None:
+    """Fold the events of every small run that somebody listens to, and compare with its result."""
+    replay.check_every_run()
 
 
 @pytest.fixture(autouse=True)
