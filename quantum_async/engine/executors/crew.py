@@ -94,10 +94,10 @@ class Crew:
         self._wanted -= Counter([workers])
         if self._wanted:
             return
-        idle, self._idle = self._idle, []
-        for session in idle:
+        leaving = [*self._idle, *(one for one in self.sessions if not one.pid)]
+        self._idle = []
+        for session in leaving:
             session.leave()
-        # Those that still start leave when they are ready.
         while self.sessions and not self._wanted:
             await asyncio.wait(self.sessions.values(), return_when=asyncio.FIRST_COMPLETED)
 

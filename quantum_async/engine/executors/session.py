@@ -11,7 +11,7 @@ import pickle
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from traceback import walk_tb
@@ -28,6 +28,9 @@ from quantum_async.engine.executors.limits import WorkerLimits
 from quantum_async.engine.executors.transport import Segment
 
 _TOO_LATE = 255
+# Seconds until a worker that was stopped (SIGSTOP), or hangs, while it runs no unit is killed.
+_LONGEST_START = 60.0
+_LONGEST_LEAVE = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,21 +85,25 @@ class Session:
         self._process: Process | None = None
         self._watch = -1
         self._nonsense = ""
+        self._starting: Coroutine[Any, Any, None] | None = None
+        self._limit: asyncio.TimerHandle | None = None
 
     # -- its life ---------------------------------------------------------------------------
 
     async def serve(self) -> None:
         """Start the worker, and stay until it has ended. It is to run in a task of its own."""
         self._hidden.enter_context(_main_module_hidden())
+        self._kill_after(_LONGEST_START)
+        self._starting = to_process.run_sync(
+            worker.serve,
+            self._outlet,
+            self.arguments.path,
+            self.results.path,
+            *self._channel.paths,
+            limiter=CapacityLimiter(math.inf),  # the slots are the scheduler's
+        )
         try:
-            await to_process.run_sync(
-                worker.serve,
-                self._outlet,
-                self.arguments.path,
-                self.results.path,
-                *self._channel.paths,
-                limiter=CapacityLimiter(math.inf),  # the slots are the scheduler's
-            )
+            await self._starting
         except BaseException as error:
             # How anyio says that a worker is gone, or that none could be started. What the worker
             # itself caught while it started (a Ctrl-C, say) is raised here too, as it is.
@@ -126,6 +133,8 @@ class Session:
 
     def _met(self, pid: int) -> None:
         self.pid, self.alive = pid, True
+        self._starting = None
+        self._forget_limit()
         self._hidden.close()
         self._channel.connected()
         self._process = _anyio_process(pid)
@@ -148,8 +157,19 @@ class Session:
             os.close(self._watch)
             self._watch = -1
 
+    def _kill_after(self, seconds: float) -> None:
+        self._forget_limit()
+        self._limit = self._loop.call_later(seconds, self.kill)
+
+    def _forget_limit(self) -> None:
+        if self._limit is not None:
+            self._limit.cancel()
+            self._limit = None
+
     def _ended(self) -> None:
+        self._starting = None
         self._hidden.close()
+        self._forget_limit()
         self._forget_watch()
         self._channel.drain()
         self.alive = False
@@ -217,19 +237,31 @@ class Session:
     def leave(self) -> None:
         """Give the worker back to anyio, where it waits for another session."""
         self.alive = False
-        self._channel.send(worker.HEAD.pack(worker.LEAVE, 0, 0, 0))
+        self._kill_after(_LONGEST_LEAVE)
+        if self.pid:  # else it leaves when it is ready
+            self._channel.send(worker.HEAD.pack(worker.LEAVE, 0, 0, 0))
 
     def retire(self) -> None:
         """End the worker, which is between calls."""
         self.alive = False
+        self._kill_after(_LONGEST_LEAVE)
         self._channel.send(worker.HEAD.pack(worker.EXIT, 0, 0, 0))
 
     def kill(self) -> None:
         """Kill the worker, and the children it has started: it leads a process group of its own."""
         self.alive = False
         with suppress(ProcessLookupError, PermissionError):
-            if self.pid:
+            if not self.pid:
+                self._kill_half_started()
+            else:
                 os.killpg(self.pid, signal.SIGKILL)
+
+    def _kill_half_started(self) -> None:
+        # Nobody but anyio's call knows its process yet.
+        frame = getattr(self._starting, "cr_frame", None)
+        process = None if frame is None else frame.f_locals.get("process")
+        if process is not None:
+            process.kill()
 
     def is_used_up(self, limits: WorkerLimits) -> bool:
         """Return whether the worker, which is between calls, should make room for a new one."""
