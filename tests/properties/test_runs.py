@@ -1,10 +1,8 @@
-"""The whole engine on random graphs: against an oracle, the simulator, and every cancellation."""
+"""The whole engine on random graphs: against an oracle and the simulator."""
 
 import asyncio
-import random
 from dataclasses import dataclass
 
-import anyio
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
@@ -130,102 +128,3 @@ def _longest_path(units):
     for unit in units:
         ends.append(unit.seconds + max((ends[above] for above in unit.above), default=0))
     return max(ends)
-
-
-def nasty():
-    """Return a graph with everything that a cancellation may meet."""
-    flow, chance = QuantumPartitioner(failure_policy="collect"), random.Random(5)
-
-    async def cleans_up(ctx):
-        try:
-            await asyncio.sleep(2)
-        finally:
-            await asyncio.sleep(0)
-
-    async def shielded(ctx):
-        with anyio.CancelScope(shield=True):
-            await asyncio.sleep(1)
-
-    async def grouped(ctx):
-        async with anyio.create_task_group() as group:
-            group.start_soon(asyncio.sleep, 1)
-            group.start_soon(asyncio.sleep, 3)
-
-    async def fails(ctx):
-        await asyncio.sleep(0.5)
-        raise ValueError
-
-    kinds = [cleans_up, shielded, grouped, fails, lambda ctx: None]
-    for number in range(12):
-        above = {f"u{chance.randrange(number)}" for _ in range(2)} if number else set()
-        flow.add_unit(
-            kinds[number % len(kinds)],
-            sorted(above),
-            f"u{number}",
-            timeout=2.5 if number % 3 else None,
-            retries=number % 2,
-            fallback=None,
-        )
-    return flow
-
-
-async def cancelled_at(flow, turn, how, log):
-    """Cancel a run in a turn of the loop; return whether it was still running."""
-    running = None
-
-    async def run():
-        if how == "scope":
-            with anyio.CancelScope() as scope:
-                scopes.append(scope)
-                await flow.run(observers=[log.append])
-            return scope.cancelled_caught
-        if how == "timeout":
-            try:
-                async with asyncio.timeout(turn / 10):
-                    await flow.run(observers=[log.append])
-            except TimeoutError:
-                return True
-            return False
-        await flow.run(observers=[log.append])
-        return False
-
-    scopes = []
-    running = asyncio.create_task(run())
-    if how == "timeout":
-        return await running
-    for _ in range(turn):
-        if running.done():
-            break
-        await asyncio.sleep(0 if turn % 2 else 0.05)
-    if running.done():
-        return await running
-    if how == "scope":
-        scopes[0].cancel() if scopes else running.cancel()
-    else:
-        running.cancel()
-    try:
-        return await running
-    except asyncio.CancelledError:
-        return True
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("how", ["native", "scope", "timeout"])
-def test_a_run_that_is_cancelled_at_any_point_leaves_nothing_behind(how):
-    hits = 0
-    for turn in range(1, 120):
-        flow, log = nasty(), []
-
-        async def main(flow=flow, turn=turn, log=log):
-            before = asyncio.all_tasks()
-            hit = await cancelled_at(flow, turn, how, log)
-            left = asyncio.all_tasks() - before
-            assert {task for task in left if "AnyIO" not in task.get_name()} == set()
-            return hit
-
-        hits += VirtualClock().run(main())
-        if log:
-            assert broken_laws(flow.build_execution_plan(), log) == []
-            ended = (COMPLETED, FAILED, SKIPPED, UnitState.CANCELED, UnitState.TIMEOUT)
-            assert set(flow.last_result.states.values()) <= set(ended)
-    assert hits > 10

@@ -119,18 +119,11 @@ def differences(result: RunResult, log: Iterable[events.Event]) -> list[str]:
         # A unit that was cancelled while it waited for others has no moment of its own.
         known = [(name, moment) for name in order if (moment := moments[name]) is not None]
         same(f"order of {what}", known, sorted(known, key=lambda one: one[1]))
-    same("failure of the run", story.verdict == "failed", _failed(result))
-    same("stop of the run", story.verdict in ("canceled", "timeout"), _was_stopped(result))
+    if story.verdict == "failed" or story.verdict is None:
+        same("failures, as the run ended", story.verdict == "failed", bool(result.errors))
+    if story.verdict in ("canceled", "timeout"):
+        same("stop of the run", True, result._ledger.stop_cause is not None)
     return found
-
-
-def _failed(result: RunResult) -> bool:
-    return bool(result.errors) and not _was_stopped(result)
-
-
-def _was_stopped(result: RunResult) -> bool:
-    cause = result._ledger.stop_cause or ""
-    return bool(cause) and "fail_fast" not in cause
 
 
 def check_every_run() -> None:
