@@ -12,11 +12,14 @@ import textwrap
 import tracemalloc
 import weakref
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
+from tenacity import stop_after_attempt, wait_none
 
-from quantum_async import ExecutionError, QuantumPartitioner, RunTimeoutError
+from quantum_async import ExecutionError, QuantumPartitioner, RetryPolicy, RunTimeoutError
+from quantum_async.core.events import UnitCompleted, UnitFailed
 from quantum_async.engine.engine import Engine
 
 
@@ -190,10 +193,6 @@ async def test_the_next_run_frees_the_one_before(watch, engines):
 
 
 async def test_errors_of_attempts_that_were_repeated_are_freed(watch):
-    import tenacity
-
-    from quantum_async import RetryPolicy
-
     flow: QuantumPartitioner[Any, Any] = QuantumPartitioner()
 
     async def flaky(ctx):
@@ -202,7 +201,7 @@ async def test_errors_of_attempts_that_were_repeated_are_freed(watch):
             raise watch("error", WatchedError(id(local)))
         return watch.alive()
 
-    flow.add_unit(flaky, name="flaky", retry=RetryPolicy(wait=tenacity.wait_none()))
+    flow.add_unit(flaky, name="flaky", retry=RetryPolicy(wait=wait_none()))
     result = await flow.run()
     # The last attempt's own local, and at most the error that the record would show.
     assert result["flaky"] in (["local"], ["error", "local"])
@@ -302,3 +301,55 @@ async def test_a_unit_takes_less_than_a_kilobyte_and_a_half(shape):
 
     await spent(10)
     assert await spent(count) / count < 1536
+
+
+@pytest.mark.parametrize("end", ["returns", "retries", "raises", "falls back"])
+@pytest.mark.parametrize(
+    "place",
+    ["loop", "limited", "thread", pytest.param("process", marks=pytest.mark.slow), "custom"],
+)
+async def test_a_result_that_nobody_keeps_is_freed_with_its_last_consumer(watch, place, end):
+    """While the run goes on, and without the collector."""
+    flow: QuantumPartitioner[Any, Any] = QuantumPartitioner(failure_policy="collect")
+    seen = []
+
+    async def make(ctx):
+        return watch("result", Data())
+
+    async def consume_on_loop(ctx):
+        return _consume(ctx, end)
+
+    async def look(ctx):
+        await settle()
+        seen.append(watch.alive())
+
+    flow.add_unit(make, name="make")
+    flow.add_unit(
+        consume_on_loop if place in ("loop", "limited") else partial(_consume, end=end),
+        ["make"],
+        name="use",
+        mode=place if place in ("thread", "process", "custom") else None,
+        timeout=60 if place == "limited" else None,
+        retry=RetryPolicy(stop=stop_after_attempt(2), wait=wait_none()),
+        **{"fallback": 1} if end == "falls back" else {},
+    )
+    # It starts when the consumer has ended, however that was.
+    gate = asyncio.Event()
+    flow.add_unit(lambda ctx: gate.wait(), name="gate")
+    flow.add_unit(look, ["gate"], name="look")
+
+    def on_end(event):
+        if event.unit == "use":
+            gate.set()
+
+    on_end.event_types = (UnitCompleted, UnitFailed)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        await flow.run(custom_executor=pool, keep=["look"], observers=[on_end])
+    assert seen == [[]]
+
+
+def _consume(ctx, end):
+    assert type(ctx["make"]).__name__ == "Data"
+    if end == "raises" or end == "falls back" or (end == "retries" and ctx.attempt == 1):
+        raise WatchedError("x")
+    return 1
