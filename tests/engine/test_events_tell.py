@@ -1,0 +1,50 @@
+"""What the events of a run say, where a run does not go its plain way."""
+
+import asyncio
+import contextlib
+
+import pytest
+
+from quantum_async import ExecutionError, QuantumPartitioner
+from quantum_async.core import events
+
+
+async def hang(ctx):
+    await asyncio.sleep(60)
+
+
+@pytest.mark.xfail(strict=True, reason="the engine counts the attempt before it tells of readiness")
+async def test_a_unit_is_ready_for_the_attempt_that_starts_then():
+    flow, log = QuantumPartitioner(), []
+    flow.add_unit(lambda ctx: asyncio.sleep(0), name="a")
+    flow.add_unit(lambda ctx: asyncio.sleep(0), ["a"], name="b")
+    await flow.run(observers=[log.append])
+    ready = [(e.unit, e.attempt) for e in log if isinstance(e, events.UnitReady)]
+    assert ready == [("a", 1), ("b", 1)]
+
+
+@pytest.mark.xfail(strict=True, reason="under fail_fast each stop counts as a failure's")
+async def test_a_run_whose_caller_was_cancelled_is_canceled_under_fail_fast_too():
+    flow, log = QuantumPartitioner(failure_policy="fail_fast"), []
+    flow.add_unit(hang, name="a")
+    running = asyncio.create_task(flow.run(observers=[log.append]))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+    assert log[-1].state == "canceled"
+
+
+@pytest.mark.xfail(strict=True, reason="only failed and timed out units are looked for")
+async def test_a_run_that_raises_did_not_complete():
+    flow, log = QuantumPartitioner(), []
+
+    async def cancelled_from_outside(ctx):
+        asyncio.current_task().cancel()
+        await asyncio.sleep(60)
+
+    flow.add_unit(cancelled_from_outside, name="a")
+    with pytest.raises(ExecutionError):
+        await flow.run(observers=[log.append])
+    assert log[-1].state == "failed"
