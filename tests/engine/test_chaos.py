@@ -48,18 +48,18 @@ def work(number):
         pytest.param(
             [harm.terminate, harm.terminate_group], KILLS, UNITS, 0.1, None, id="SIGTERM"
         ),
-        pytest.param([harm.stop], STOPS, 4 * STOPS, 0.1, 0.2, id="SIGSTOP"),
+        pytest.param([harm.stop], STOPS, 4 * STOPS, 0.1, 0.5, id="SIGSTOP"),
         pytest.param(
             [harm.stop_for_a_while], INTERRUPTS, 8 * INTERRUPTS, 0.02, None, id="SIGSTOP, SIGCONT"
         ),
-        pytest.param(EVERYTHING, KILLS, UNITS, 0.1, 0.4, id="everything"),
+        pytest.param(EVERYTHING, KILLS, UNITS, 0.1, 1.0, id="everything"),
     ],
 )  # fmt: skip
 async def test_no_value_is_wrong_and_every_unit_ends(
     ways, most, count, pause, timeout, record_property, monkeypatch
 ):
     monkeypatch.setattr(session, "_LONGEST_LEAVE", 0.3)
-    monkeypatch.setattr(session, "_LONGEST_START", 3.0)
+    monkeypatch.setattr(session, "_LONGEST_START", 2.0)
     flow = QuantumPartitioner(failure_policy="collect")
     for number in range(count):
         flow.add_unit(
@@ -174,3 +174,21 @@ async def test_a_worker_that_is_stopped_while_it_starts_is_replaced_or_given_up(
         with pytest.raises(asyncio.CancelledError):
             await running
     assert not pids & set(harm.children())
+
+
+@pytest.mark.xfail(strict=True, reason="the limit is counted anew only when the worker is ready")
+async def test_a_slow_start_of_a_worker_does_not_count_against_the_timeout():
+    flow = QuantumPartitioner(failure_policy="collect")
+    flow.add_unit(work, name="short", mode="process", args=[1], timeout=0.3)
+    before = set(harm.children())
+    running = asyncio.create_task(flow.run({}))
+    await until(lambda: set(harm.children()) - before)
+    pids = set(harm.children()) - before
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    await asyncio.sleep(0.6)
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+    result = await running
+    assert result.states["short"] is UnitState.COMPLETED
+    assert result.units["short"].attempts == 1

@@ -109,7 +109,8 @@ async def harm(
     before = set(children()) if whom is children else set()
 
     async def go_on() -> None:
-        while counts["signals"] < most:
+        sent = 0
+        while sent < most:
             await asyncio.sleep(chance.random() * pause)
             pids = sorted(set(whom()) - before)
             if not pids:
@@ -117,6 +118,7 @@ async def harm(
             way = chance.choice(ways)
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 way(chance.choice(pids), chance)
+                sent += 1
                 counts["signals"] += 1
                 counts[way.__name__.replace("_", " ")] += 1
 
