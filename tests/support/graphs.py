@@ -10,6 +10,7 @@ import anyio
 import tenacity
 
 from quantum_async import QuantumPartitioner, RetryPolicy
+from tests.support.carried import add_up
 
 Graph = QuantumPartitioner[Any, Any]
 
@@ -136,17 +137,13 @@ def nested() -> Graph:
 GRAPHS: list[Callable[[], Graph]] = [mixed, chain, wide, backing_off, in_threads, nested]
 
 
-def adds_up(ctx):
-    return int(ctx.unit_id[1:]) + sum(ctx.unit_results.values())
-
-
 def in_processes() -> Graph:
     """Units in worker processes, beside others."""
     flow = QuantumPartitioner(failure_policy="collect")
-    flow.add_unit(adds_up, name="u0", mode="process")
-    flow.add_unit(adds_up, ["u0"], "u1", mode="process", timeout=30)
-    flow.add_unit(adds_up, ["u0"], "u2", mode="process", grace=0.2)
+    flow.add_unit(add_up, name="u0", mode="process")
+    flow.add_unit(add_up, ["u0"], "u1", mode="process", timeout=30)
+    flow.add_unit(add_up, ["u0"], "u2", mode="process", grace=0.2)
     again = RetryPolicy(stop=tenacity.stop_after_attempt(2), wait=tenacity.wait_none())
     flow.add_unit(lambda ctx: 1 / 0, ["u0"], "u3", mode="process", retry=again, fallback=4)
-    flow.add_unit(adds_up, ["u1", "u2", "u3"], "u4")
+    flow.add_unit(add_up, ["u1", "u2", "u3"], "u4")
     return flow

@@ -16,17 +16,13 @@ from quantum_async.engine.executors import session
 from quantum_async.testing import Resources
 from quantum_async.tuning import usable_cpus
 from tests.support import cold, harm, hostile, slots, terminal
+from tests.support.carried import add_up
 from tests.support.processes import until
 from tests.torture.graphs import expected, random_graph
 
 AGAIN = RetryPolicy(stop=tenacity.stop_after_attempt(30), wait=tenacity.wait_none())
 # A worker that is stopped while it starts, or is idle, is waited for so long.
 session._LONGEST_START, session._LONGEST_LEAVE = 5.0, 0.5
-
-
-def add_up(ctx) -> int:
-    """Work a little in a worker process."""
-    return int(ctx.unit_id[1:]) + sum(ctx.unit_results.values())
 
 
 def harmed(seed: int, counts: "Counter[str]") -> None:
