@@ -120,7 +120,7 @@ async def harm(
                 way(chance.choice(pids), chance)
                 sent += 1
                 counts["signals"] += 1
-                counts[way.__name__.replace("_", " ")] += 1
+                counts["kills" if way is kill else way.__name__.replace("_", " ")] += 1
 
     harming = asyncio.create_task(go_on(), name="harm")
     try:

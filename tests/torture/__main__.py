@@ -90,7 +90,7 @@ def _gone_wrong(kind: Kind, seed: int, counts: "Counter[str]") -> list[str]:
 
 def told(counts: "Counter[str]") -> str:
     """Return the counts in words: first those of every run, then the kinds of signals."""
-    first = ["seeds", "graphs", "units", "steps", "cancels", "retries", "signals"]
+    first = ["seeds", "graphs", "units", "steps", "cancels", "retries", "signals", "kills"]
     order = first + sorted(counts.keys() - first)
     return ", ".join(f"{counts[what]:,} {what}" for what in order)
 
