@@ -148,6 +148,7 @@ async def _attempt_limited(engine: Reports, unit: int, job: Job, work: Work, lim
     with suppress(RuntimeError), scope:
         engine.scope_opened(unit, scope)
         if limit.which == "timeout":
+            job.stop_clock = partial(setattr, scope, "deadline", math.inf)
             job.restart_clock = partial(_restart, scope, limit.seconds)
         try:
             value = await work(job)

@@ -30,7 +30,6 @@ from quantum_async.core.events import (
 from quantum_async.core.limits import Gauge, Needs
 from quantum_async.core.phases import OPEN, OPENING, QUEUED, READY, WAITING
 from quantum_async.core.scheduler import NOBODY
-from quantum_async.core.states import FailurePolicy
 from quantum_async.engine.attempt import release_all
 from quantum_async.engine.attempts import EAGER, Attempts
 from quantum_async.engine.door import Door
@@ -56,8 +55,9 @@ class Engine:
     """
 
     __slots__ = (
-        "__weakref__", "_attempts", "_broken", "_bus", "_clock", "_context", "_done", "_ends_at",
-        "_hub", "_interrupted", "_ledger", "_limit_timer", "_loop", "_names", "_outcomes",
+        "__weakref__", "_attempts", "_broken", "_bus", "_canceled", "_clock", "_context",
+        "_done", "_ends_at", "_hub", "_interrupted", "_ledger", "_limit_timer", "_loop", "_names",
+        "_outcomes",
         "_pump_due", "_pumping", "_resumes", "_scheduler", "_setup", "_stopped", "_tells_start",
         "_timers", "_waiter", "_waits_for_threads", "growth", "ledger", "priority", "stopping",
         "timed_out",
@@ -77,7 +77,7 @@ class Engine:
         self._waiter: asyncio.Future[None] | None = None
         self._done = False
         self.stopping = self.timed_out = self._broken = self._waits_for_threads = False
-        self._stopped = False
+        self._stopped = self._canceled = False
         self._interrupted: BaseException | None = None
         self._ends_at = setup.ends_at
         self._outcomes = Outcomes(setup, self)
@@ -106,6 +106,7 @@ class Engine:
         try:
             await self._until_done()
         except asyncio.CancelledError:
+            self._canceled = not self._done
             self.stop("the caller was cancelled")
             await self._until_stopped()
             raise
@@ -172,11 +173,10 @@ class Engine:
         straggling.cancel()
 
     def _time_up(self) -> None:
-        if not self._done:
-            self.timed_out = True
-            # A thread cannot be stopped, and the time is up: the run does not wait for it.
-            cause = f"the run's time limit of {self._setup.timeout:g} s passed"
-            self.stop(cause, waits_for_threads=False)
+        self.timed_out = True
+        # A thread cannot be stopped, and the time is up: the run does not wait for it.
+        cause = f"the run's time limit of {self._setup.timeout:g} s passed"
+        self.stop(cause, waits_for_threads=False)
 
     def stop(self, cause: str, *, waits_for_threads: bool = True) -> None:
         """Cancel what runs, and let nothing start any more.
@@ -248,9 +248,12 @@ class Engine:
     def _verdict(self) -> str:
         if self.timed_out:
             return "timeout"
-        if self.stopping and self._setup.policy is not FailurePolicy.FAIL_FAST:
+        if self._canceled or self._interrupted is not None:
             return "canceled"
-        return "failed" if self._ledger.failed else "completed"
+        if self._ledger.complete:
+            return "completed"
+        # What was drained failed only if something did.
+        return "canceled" if self.stopping and not self._ledger.guilty else "failed"
 
     # -- the pump ---------------------------------------------------------------------------
 
@@ -363,6 +366,8 @@ class Engine:
             self._resumes.pop(unit).set_result(None)
             return
         ledger = self._ledger
+        if self._tells_start and self._scheduler.just_ready:
+            self._tell_ready()
         ledger.attempts[unit] = attempt = ledger.attempts[unit] + 1
         if attempt == 1:
             ledger.starts[unit] = now
@@ -370,8 +375,6 @@ class Engine:
             self._timers.started_again(unit, now)
         lane = self._scheduler.lanes[unit]
         if self._tells_start:
-            if self._scheduler.just_ready:
-                self._tell_ready()
             self._bus.tell(UnitStarted, self._names[unit], attempt, ledger.where[lane])
         if self.growth is not None and attempt == 1:
             self.growth.started(unit)

@@ -10,9 +10,8 @@ wait; then the fallback; then the failure, which under FAIL_FAST stops the run.
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Any, Protocol
-
-from anyio import CancelScope, CapacityLimiter, to_thread
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
 
 from quantum_async.core.context import ExecutionContext, MissingKeyError
 from quantum_async.core.errors import Backpressure, UndeclaredDependencyError, UnitTimeoutError
@@ -33,8 +32,12 @@ from quantum_async.core.unit import is_coroutine_function
 from quantum_async.engine.attempt import Limit, settled, traceback_of, users_part
 from quantum_async.engine.executors.base import Job
 from quantum_async.engine.ledger import NOTHING
+from quantum_async.engine.loops import in_thread
 from quantum_async.engine.setup import Setup
 from quantum_async.engine.timers import Timers
+
+if TYPE_CHECKING:
+    from anyio import CancelScope
 
 _LATE = "its thread cannot be stopped and is still running"
 _LATE_BUT_BACK = "its thread could not be stopped, and returned later"
@@ -315,10 +318,7 @@ class Outcomes:
             if is_coroutine_function(fallback):
                 value = await fallback(ctx, error)
             else:
-                # A plain function is never run on the loop.
-                limiter = CapacityLimiter(1)  # not the one shared with the user's framework
-                made = await to_thread.run_sync(fallback, ctx, error, limiter=limiter)
-                value = await settled(made)
+                value = await settled(await in_thread(partial(fallback, ctx, error)))
         except BaseException as broken:
             if isinstance(broken, asyncio.CancelledError) and self.asked_to_stop(unit):
                 self.attempt_canceled(unit, job, None)

@@ -4,7 +4,6 @@ import asyncio
 import math
 from collections.abc import Callable
 
-from quantum_async.core.phases import READY
 from quantum_async.engine.setup import Setup
 
 
@@ -76,9 +75,8 @@ class Timers:
 
     def _is_overdue(self, unit: int) -> None:
         del self._timers[unit]
-        if self._scheduler.phase[unit] == READY:
-            self._overdue(unit)
-            self._poke()
+        self._overdue(unit)
+        self._poke()
 
     def drop(self, unit: int) -> None:
         """Forget a unit's timer, if it has one."""

@@ -171,7 +171,6 @@ async def test_a_worker_that_is_stopped_while_it_starts_is_replaced_or_given_up(
     assert not pids & set(harm.children())
 
 
-@pytest.mark.xfail(strict=True, reason="the limit is counted anew only when the worker is ready")
 async def test_a_slow_start_of_a_worker_does_not_count_against_the_timeout():
     flow = QuantumPartitioner(failure_policy="collect")
     flow.add_unit(work, name="short", mode="process", args=[1], timeout=0.3)

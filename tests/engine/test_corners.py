@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import pickle
+import threading
 import types
 from contextlib import suppress
 from functools import partial
@@ -11,12 +12,12 @@ from types import SimpleNamespace
 import pytest
 
 from quantum_async import ExecutionError, QuantumPartitioner, UndeclaredDependencyError, UnitState
-from quantum_async.core import scheduler as phases
 from quantum_async.core.errors import InternalError
 from quantum_async.core.events import UnitStarted
 from quantum_async.core.scheduler import NOBODY, Scheduler
-from quantum_async.engine import engine, view
+from quantum_async.engine import attempts, view
 from quantum_async.engine.attempt import release_frames
+from quantum_async.engine.attempts import Attempts
 from quantum_async.engine.engine import Engine
 from quantum_async.engine.executors.base import Job
 from quantum_async.engine.ledger import NOTHING
@@ -148,9 +149,9 @@ def test_units_that_ignore_their_cancellation_are_named(flow, caplog):
     assert "cancelled 5 s ago and not ended yet: 'deaf'" in caplog.text
 
 
-@pytest.mark.skipif(not engine._EAGER, reason="tasks are never eager there")
+@pytest.mark.skipif(not attempts.EAGER, reason="tasks are never eager there")
 async def test_without_eager_tasks_all_is_the_same(flow, monkeypatch):
-    monkeypatch.setattr(engine, "_EAGER", False)
+    monkeypatch.setattr(attempts, "EAGER", False)
 
     async def unit(ctx):
         return ctx.unit_id
@@ -161,7 +162,7 @@ async def test_without_eager_tasks_all_is_the_same(flow, monkeypatch):
 
 
 async def test_a_unit_whose_task_was_cancelled_before_its_first_step_is_canceled(flow, monkeypatch):
-    monkeypatch.setattr(engine, "_EAGER", False)
+    monkeypatch.setattr(attempts, "EAGER", False)
     began = []
 
     async def unit(ctx):
@@ -194,24 +195,15 @@ def test_a_deadline_that_passes_while_a_unit_runs_is_that_of_its_attempt(flow):
 
 
 def test_what_comes_too_late_for_a_run_or_a_unit_does_nothing():
-    Engine._time_up(SimpleNamespace(_done=True))
-    Engine.stop(SimpleNamespace(stopping=True), "once more")
-    Engine.cancel(SimpleNamespace(_asked={0}), 0)
-    running = SimpleNamespace(phase=[phases.RUNNING])
-    Engine._overdue(SimpleNamespace(_timers={0: None}, _scheduler=running), 0)
-
-
-def test_what_ends_while_the_pump_runs_does_not_call_for_it():
-    tasks = {0: None}
-    Engine.ended(SimpleNamespace(_tasks=tasks, _scopes={}, _pumping=True), 0)
-    assert tasks == {}
+    Engine.stop(SimpleNamespace(_stopped=True), "once more")
+    Attempts.cancel(SimpleNamespace(_asked={0}), 0)
 
 
 def test_work_that_returns_when_nothing_waits_for_its_slot_frees_none():
     job = Job("unit", 1, int, SimpleNamespace(), late=True)
     outcomes = SimpleNamespace(_late=set())
     outcomes.thread_returned = partial(Outcomes.thread_returned, outcomes)
-    Engine._slot_returned(SimpleNamespace(_outcomes=outcomes), job, 0)
+    Attempts._slot_returned(SimpleNamespace(_outcomes=outcomes), job, 0)
     assert not job.late
 
 
@@ -220,12 +212,12 @@ def test_a_slot_comes_back_late_only_to_a_loop_that_is_closed(closed):
     loop = asyncio.new_event_loop()
     loop.close()
     if closed:
-        Engine._thread_returned(SimpleNamespace(_loop=loop, _slot_returned=None), 0, None)
+        Attempts._thread_returned(SimpleNamespace(_loop=loop, _slot_returned=None), 0, None)
     else:
         broken = SimpleNamespace(call_soon_threadsafe=loop.call_soon_threadsafe)
         broken.is_closed = lambda: False
         with pytest.raises(RuntimeError):
-            Engine._thread_returned(SimpleNamespace(_loop=broken, _slot_returned=None), 0, None)
+            Attempts._thread_returned(SimpleNamespace(_loop=broken, _slot_returned=None), 0, None)
 
 
 # -- what else is rare ----------------------------------------------------------------------------
@@ -292,3 +284,25 @@ async def test_an_engine_shows_how_far_it_is(flow, monkeypatch):
     result = await flow.run({}, run_id="r1")
     assert result["unit"].startswith("<Engine r1 running: <Scheduler 1 running")
     assert repr(engines[0]).startswith("<Engine r1 done: <Scheduler 1 completed")
+
+
+async def test_a_plain_fallback_is_waited_for_when_its_run_is_cancelled():
+    reached, let_go, returned = asyncio.Event(), threading.Event(), []
+    loop = asyncio.get_running_loop()
+
+    def fallback(ctx, error):
+        loop.call_soon_threadsafe(reached.set)
+        let_go.wait(10)
+        returned.append(True)
+
+    flow = QuantumPartitioner()
+    flow.add_unit(lambda ctx: 1 / 0, name="unit", fallback=fallback)
+    running = asyncio.create_task(flow.run())
+    await reached.wait()
+    running.cancel()
+    await asyncio.sleep(0)
+    let_go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert returned == [True]
+    assert flow.last_result.states["unit"].value == "canceled"

@@ -13,7 +13,6 @@ async def hang(ctx):
     await asyncio.sleep(60)
 
 
-@pytest.mark.xfail(strict=True, reason="the engine counts the attempt before it tells of readiness")
 async def test_a_unit_is_ready_for_the_attempt_that_starts_then():
     flow, log = QuantumPartitioner(), []
     flow.add_unit(lambda ctx: asyncio.sleep(0), name="a")
@@ -23,7 +22,6 @@ async def test_a_unit_is_ready_for_the_attempt_that_starts_then():
     assert ready == [("a", 1), ("b", 1)]
 
 
-@pytest.mark.xfail(strict=True, reason="under fail_fast each stop counts as a failure's")
 async def test_a_run_whose_caller_was_cancelled_is_canceled_under_fail_fast_too():
     flow, log = QuantumPartitioner(failure_policy="fail_fast"), []
     flow.add_unit(hang, name="a")
@@ -36,7 +34,6 @@ async def test_a_run_whose_caller_was_cancelled_is_canceled_under_fail_fast_too(
     assert log[-1].state == "canceled"
 
 
-@pytest.mark.xfail(strict=True, reason="only failed and timed out units are looked for")
 async def test_a_run_that_raises_did_not_complete():
     flow, log = QuantumPartitioner(), []
 

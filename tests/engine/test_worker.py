@@ -121,7 +121,7 @@ async def test_one_with_a_grace_that_is_asked_to_end_cleans_up_and_serves_on():
 
 async def test_a_unit_that_closes_what_is_not_its_own_ends_the_worker(served):
     served.call(os.closerange, 3, 4096)
-    assert await served.process.wait() == os.EX_OSERR
+    assert await served.process.wait() == os.EX_SOFTWARE
     assert served.frames.empty()
 
 

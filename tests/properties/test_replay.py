@@ -61,7 +61,7 @@ def test_states_attempts_results_errors_and_order_come_out_of_the_events_alone()
         (events.UnitStarted, "attempts of"),
         (events.UnitCompleted, "state of 'flaky'"),
         (events.UnitSkipped, "state of 'skipped'|'skipped', of which no event tells"),
-        (events.RunFinished, "failures, as the run ended"),
+        (events.RunFinished, "end of the run"),
     ],
 )
 def test_an_event_that_is_missing_is_found(lost, told):

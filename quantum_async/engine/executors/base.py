@@ -28,6 +28,7 @@ class Job:
         kwargs: Its keyword arguments.
         returned: What a place calls with the job, from any thread, when work that outlived its
             attempt ends.
+        stop_clock: What a place calls before it prepares for the work.
         restart_clock: What a place calls when the work begins that it had to prepare for: a worker
             process is started outside any unit's time limit.
         measured: What a place calls with what the attempt cost, if it can tell.
@@ -46,6 +47,7 @@ class Job:
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
     returned: Callable[["Job"], None] = _nothing
+    stop_clock: Callable[[], None] = _nothing
     restart_clock: Callable[[], None] = _nothing
     measured: Callable[[Usage], None] = _nothing
     late: bool = False

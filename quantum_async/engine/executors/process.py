@@ -139,11 +139,9 @@ class ProcessExecutor:
         sent = self._early.pop((job.unit, job.attempt), None)
         for _ in range(TRIES):
             try:
-                session = await crew.take() if sent is None else sent.session
+                session = await self._taken(job, crew) if sent is None else sent.session
             except NoWorkerError:
                 break
-            if sent is None:
-                session.holders += 1
             try:
                 job.restart_clock()
                 sent = sent or await self._send(job, session, crew)
@@ -161,6 +159,13 @@ class ProcessExecutor:
             job.unit,
             "before it started",
         ) from crew.start_error
+
+    async def _taken(self, job: Job, crew: Crew) -> Session:
+        """Take a worker for a job, whose time limit does not count how long that takes."""
+        job.stop_clock()
+        session = await crew.take()
+        session.holders += 1
+        return session
 
     def _over(self, session: Session, crew: Crew) -> None:
         """A call is over and was looked at; if it was the last, the worker may have another."""
