@@ -173,10 +173,11 @@ class Engine:
         straggling.cancel()
 
     def _time_up(self) -> None:
-        self.timed_out = True
-        # A thread cannot be stopped, and the time is up: the run does not wait for it.
-        cause = f"the run's time limit of {self._setup.timeout:g} s passed"
-        self.stop(cause, waits_for_threads=False)
+        if not self._done:
+            self.timed_out = True
+            # A thread cannot be stopped, and the time is up: the run does not wait for it.
+            cause = f"the run's time limit of {self._setup.timeout:g} s passed"
+            self.stop(cause, waits_for_threads=False)
 
     def stop(self, cause: str, *, waits_for_threads: bool = True) -> None:
         """Cancel what runs, and let nothing start any more.
