@@ -130,9 +130,19 @@ class Backpressure(QuantumError):  # noqa: N818 - the name that the contract giv
         resource: The name of a limit.
         seconds: How long nothing of it is given, to any unit of any run that shares the limit.
         message: Why.
+
+    Raises:
+        PlanError: If the seconds are no number, negative, NaN or without end.
     """
 
     def __init__(self, resource: str, seconds: float, message: str = "") -> None:
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+            raise PlanError(f"Backpressure of {resource!r}: {seconds!r} is no number of seconds")
+        if not 0 <= seconds < float("inf"):
+            raise PlanError(
+                f"Backpressure of {resource!r}: its seconds must be from 0 up and finite, not "
+                f"{seconds!r}"
+            )
         super().__init__(message or f"{resource!r} is to be left alone for {seconds:g} s")
         self.resource = resource
         self.seconds = seconds

@@ -335,11 +335,9 @@ def seconds_of(error: BaseException) -> float:
 
     0 if it does not. It may be a number of seconds, a text of one (an HTTP header's), a time delta.
     """
-    given = getattr(error, "retry_after", None)
-    if isinstance(given, timedelta):
-        given = given.total_seconds()
     try:
-        seconds = float(given)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+        given: Any = getattr(error, "retry_after", None)
+        seconds = given.total_seconds() if isinstance(given, timedelta) else float(given)
+    except Exception:  # a date, nothing at all, or a property of the user's that raises
         return 0.0
     return seconds if 0 < seconds < math.inf else 0.0
