@@ -1,4 +1,4 @@
-"""When a unit starts, given how its dependencies ended: the table in docs/how-to/triggers.md.
+"""When a unit starts, given how its dependencies ended: the table in docs/triggers.md.
 
 A dependency ends in one of three ways: with a result (success), because of a failure (it failed,
 timed out, or was skipped because something above it did), or because of a choice (its condition was

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from quantum_async.core import events
 from quantum_async.core.plan import ExecutionPlan
+from quantum_async.core.shapes import RACE
+from quantum_async.core.triggers import Trigger
 
 _ENDS = (
     events.UnitCompleted,
@@ -29,6 +31,7 @@ class _Log:
     ended: dict[str, type[events.Event]] = field(default_factory=dict)
     attempts: dict[str, int] = field(default_factory=dict)
     due: dict[str, float] = field(default_factory=dict)  # when a back-off is over
+    choices: set[str] = field(default_factory=set)  # ended without a result, and nobody failed
     canceled: bool = False
 
     def wrong(self, event: events.Event, what: str) -> None:
@@ -46,11 +49,45 @@ class _Log:
             self.wrong(event, f"{unit!r} did not wait until its back-off was over")
         if self.canceled:
             self.wrong(event, f"{unit!r} started after the run was cancelled")
-        for dependency in self.plan.dependencies[unit]:
-            ended = self.ended.get(dependency)
-            if ended is not events.UnitCompleted and dependency not in self.given:
-                self.wrong(event, f"{unit!r} started although {dependency!r} had no result")
+        self._pulled(event)
         self.running[unit] = self.attempts[unit] = event.attempt
+
+    def _pulled(self, event: events.UnitStarted) -> None:
+        """Whether the unit's trigger let it start, given how its dependencies ended."""
+        unit, dependencies = event.unit, self.plan.dependencies[event.unit]
+        trigger = self.plan.units[unit].options.trigger
+        without = [name for name in dependencies if not self.has_result(name)]
+        if trigger in (Trigger.ONE_SUCCESS, Trigger.RACE):
+            if without == list(dependencies) and not self.is_lost_race(unit):
+                self.wrong(event, f"{unit!r} started although no dependency had a result")
+            return
+        for name in without:
+            if trigger == Trigger.ALL_SUCCESS:
+                self.wrong(event, f"{unit!r} started although {name!r} had no result")
+            elif name not in self.ended:
+                self.wrong(event, f"{unit!r} started although {name!r} had not ended")
+            elif trigger == Trigger.NONE_FAILED and name not in self.choices:
+                self.wrong(event, f"{unit!r} started although {name!r} had failed")
+
+    def has_result(self, unit: str) -> bool:
+        """Whether a unit has a result."""
+        return self.ended.get(unit) is events.UnitCompleted or unit in self.given
+
+    def is_lost_race(self, unit: str) -> bool:
+        """Whether it is a race that everybody has lost: it begins, to fail or be skipped."""
+        all_over = all(name in self.ended for name in self.plan.dependencies[unit])
+        return self.plan.units[unit].options.shape is RACE and all_over
+
+    def canceled_by_run(self, event: events.Event) -> bool:
+        """Whether an event says that the run was cancelled.
+
+        A running unit may be cancelled by somebody else, and one that only races need by them, and
+        the run goes on. Others that wait are cancelled by the run alone, before it cancels what
+        runs.
+        """
+        if not isinstance(event, events.UnitCanceled) or event.unit in self.running:
+            return False
+        return self.plan.index.get(event.unit) not in self.plan.contenders
 
     def over(self, event: "events.UnitRetrying | _End", *, ran: bool) -> None:
         """An attempt has ended, or a unit."""
@@ -64,12 +101,27 @@ class _Log:
         if event.unit in self.ended:
             self.wrong(event, f"{event.unit!r} ended twice")
         self.ended[event.unit] = type(event)
-        if isinstance(event, events.UnitSkipped) and self.ended.get(event.root) not in (
+        if isinstance(event, events.UnitSkipped):
+            self._blamed(event)
+        elif isinstance(event, events.UnitCanceled) and not self.canceled:
+            self.choices.add(event.unit)
+
+    def _blamed(self, event: events.UnitSkipped) -> None:
+        """Whether the unit that is to blame failed, or was left out by a choice."""
+        unit, root = event.unit, event.root
+        if unit == root:
+            options = self.plan.units[unit].options
+            if options.when is None and options.shape is not RACE:
+                self.wrong(event, f"{unit!r} was skipped by itself, and has no condition")
+            self.choices.add(unit)
+        elif root in self.choices:
+            self.choices.add(unit)
+        elif self.ended.get(root) not in (
             events.UnitFailed,
             events.UnitTimedOut,
             events.UnitCanceled,
         ):
-            self.wrong(event, f"{event.unit!r} blames {event.root!r}, which did not fail")
+            self.wrong(event, f"{unit!r} blames {root!r}, which did not fail")
 
 
 _End = (
@@ -118,11 +170,7 @@ def broken_laws(
             seen.over(event, ran=True)
             seen.due[event.unit] = event.time + event.wait
         elif isinstance(event, _ENDS):
-            # A running unit may be cancelled by somebody else, and the run goes on. Those that
-            # wait are cancelled by the run alone, before it cancels what runs.
-            seen.canceled |= isinstance(event, events.UnitCanceled) and (
-                event.unit not in seen.running
-            )
+            seen.canceled |= seen.canceled_by_run(event)
             seen.over(event, ran=isinstance(event, events.UnitCompleted | events.UnitFailed))
             seen.final(event)
     over = seen.ended.keys() | seen.given
