@@ -139,7 +139,7 @@ def make_options(
             batch=batch,
             when=_condition(unit, when),
             trigger=_trigger(unit, trigger),
-            uses=() if uses is None else uses if callable(uses) else needs_of(unit, uses),
+            uses=_uses(unit, uses),
             streams=tuple([streams] if isinstance(streams, str | Handle) else streams),
             binding=binding,
             shape=shape,
@@ -161,6 +161,16 @@ def _condition(unit: str, when: Any) -> Any:
             f"{when!r}"
         )
     return when
+
+
+def _uses(unit: str, uses: Any) -> Any:
+    if uses is None:
+        return ()
+    if iscoroutinefunction(uses):
+        raise PlanError(
+            f"unit {unit!r}: uses must be a plain function (ctx) if it is one, not {uses!r}"
+        )
+    return uses if callable(uses) else needs_of(unit, uses)
 
 
 def _trigger(unit: str, trigger: Any) -> Trigger:

@@ -6,6 +6,7 @@ included partitioner (a nested run), a race (which is decided at once).
 """
 
 from collections.abc import AsyncIterator, Callable, Coroutine
+from inspect import isawaitable, iscoroutine
 from typing import Any, Protocol
 
 from quantum_async.core.binding import filled
@@ -93,7 +94,7 @@ class Growth:
         options = handle.options
         try:
             ctx = ExecutionContext.of(self._view, unit, 1)
-            if options.when is not None and not options.when(ctx):
+            if options.when is not None and not _answered(options.when(ctx)):
                 self._ledger.causes[unit] = CONDITION
                 self._pass_over(unit, unit)
                 return
@@ -363,3 +364,19 @@ class Growth:
     def forgive(self, child: int) -> None:
         """A child's failure is none of the run."""
         self._ledger.forgiven.add(child)
+
+
+def _answered(answer: Any) -> bool:
+    """Return what a condition said.
+
+    Raises:
+        TypeError: If it has to be awaited, which nobody does: it would always be true.
+    """
+    if not isawaitable(answer):
+        return bool(answer)
+    if iscoroutine(answer):
+        answer.close()
+    raise TypeError(
+        f"when= returned an awaitable, {answer!r}, which is no answer: ask in a unit of its own, "
+        "and have when= look at its result"
+    )
