@@ -77,8 +77,9 @@ def _failures(records: list[UnitRecord]) -> list[str]:
 
 def explain_unit(result: Explainable, record: UnitRecord) -> str:
     """Say what became of one unit: what it waited for, where it ran, how it ended."""
-    plan = result.plan
-    above = [result.units[plan.names[unit]] for unit in plan.edges_up[plan.index[record.name]]]
+    plan, above = result.plan, []
+    if record.name in plan.index:  # a child of a map, or of a nested run, depends on no other unit
+        above = [result.units[plan.names[unit]] for unit in plan.edges_up[plan.index[record.name]]]
     lines = [f"{record.name} {_how(record)}"]
     if above:
         last = max(above, key=lambda r: r.ended_at or 0.0)

@@ -28,11 +28,9 @@ def failed(result: RunResult) -> ExecutionError:
 
 def first_error(result: RunResult) -> BaseException | None:
     """Return the exception of the unit that failed first."""
-    errors = result.errors
-    if not errors:
-        return None
-    ends, index = result._ledger.ends, result.plan.index
-    return errors[min(errors, key=lambda name: ends[index[name]])]
+    ledger = result._ledger
+    first = min(ledger.failed, key=ledger.ends.__getitem__, default=None)
+    return None if first is None else ledger.errors[first]
 
 
 def out_of_time(result: RunResult, limit: float) -> RunTimeoutError:

@@ -523,3 +523,20 @@ async def test_costs_are_measured_in_the_run_that_is_given():
     await flow.run({})
     flow.use_measured_costs(first)
     assert flow.build_execution_plan().simulate().makespan == first.units["short"].duration
+
+
+async def test_items_of_a_map_can_be_the_first_failure_and_are_explained():
+    flow = QuantumPartitioner()
+
+    async def half(number):
+        if number % 2:
+            raise ValueError(f"{number} is odd")
+        return number // 2
+
+    flow.map(half, over=[2, 3])
+    with pytest.raises(ExecutionError) as caught:
+        await flow.run()
+    assert str(caught.value.__cause__) == "3 is odd"
+    result = caught.value.result
+    assert result.explain("half[1]").startswith("half[1] failed: ValueError: 3 is odd\n")
+    assert "half[0] completed" in result.explain("half[0]")
