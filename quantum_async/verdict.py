@@ -27,9 +27,10 @@ def failed(result: RunResult) -> ExecutionError:
 
 
 def first_error(result: RunResult) -> BaseException | None:
-    """Return the exception of the unit that failed first."""
+    """Return the exception of the unit that failed first, of those that fail the run."""
     ledger = result._ledger
-    first = min(ledger.failed, key=ledger.ends.__getitem__, default=None)
+    failed = ledger.guilty or ledger.failed
+    first = min(failed, key=ledger.ends.__getitem__, default=None)
     return None if first is None else ledger.errors[first]
 
 
