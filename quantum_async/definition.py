@@ -343,6 +343,10 @@ class Definition(Generic[T, R]):
             PlanError: With all problems: unknown names, circles, units for worker processes that
                 cannot be pickled.
         """
+        return self._planned(self._known_limits())
+
+    def _planned(self, limits: Mapping[str, Limit]) -> ExecutionPlan:
+        """Return the plan, made if there is none, of units that may use these limits."""
         if self._plan is None:
             mode = self.default_execution_mode
             for_workers = [u for u in self.units.values() if place_of(u, mode) == PROCESS]
@@ -358,7 +362,7 @@ class Definition(Generic[T, R]):
                 problems,
                 self._measured,
                 resources=self.resources,
-                limits=self._known_limits(),
+                limits=limits,
             )
             # What each run will ask of it, so that none has to find it out.
             plan.ranking(self.strategy)

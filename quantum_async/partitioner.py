@@ -273,9 +273,14 @@ class QuantumPartitioner(Forms[T, R]):
                 "supported"
             ) from None
         runtime = current_runtime()
-        if request.outer is not None:
-            return await self._launch(request, keep, None)
         own = self._own_budget()
+        if request.outer is not None:
+            if own is not None:
+                # As with a runtime, the limits of the run around this one go before its own.
+                around = request.budget
+                both = own if around is None else own.with_shared(around)
+                request = replace(request, budget=both)
+            return await self._launch(request, keep, None)
         if runtime is None:
             return await self._launch(
                 replace(request, budget=own, shares=own is not None), keep, None
@@ -298,7 +303,9 @@ class QuantumPartitioner(Forms[T, R]):
     ) -> RunResult:
         from quantum_async.launch import launch
 
-        plan = self.build_execution_plan()
+        plan = self._plan
+        if plan is None:
+            plan = self._planned({} if request.budget is None else request.budget.limits)
         for intervention in request.interventions:
             request = intervention.amend(self, plan, request)
         engine = launch(plan, request, _run_inside)
