@@ -193,6 +193,12 @@ class ExecutionPlan:
         return bytes(found) if any(found) else None
 
     @cached_property
+    def needs(self) -> list[Needs]:
+        """What each unit uses of limits, as far as it is known before a run."""
+        uses = (unit.options.uses for unit in self.handles)
+        return [() if callable(used) else used for used in uses]
+
+    @cached_property
     def trigger_codes(self) -> bytes | None:
         """The `Trigger` of each unit; None if all wait for success, and none has a condition."""
         options = [unit.options for unit in self.handles]
@@ -289,6 +295,8 @@ class ExecutionPlan:
         items: Mapping[str, int] | None = None,
     ) -> Simulation:
         """Run the scheduler with modelled time and no loop, under the partitioner's limits.
+
+        Limits hold as they do in runs; what units compute with ``uses=`` at run time is left out.
 
         Args:
             durations: Seconds by unit name, or a function of the name; units that it does not
