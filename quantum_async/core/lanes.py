@@ -154,6 +154,8 @@ class Lanes:
                 lane = self._best_lane()
                 if lane == NOBODY:
                     return NOBODY
+            elif self._needs[0]:
+                self._shed(0)
             batch, heap = self._sorted[lane], self._heaps[lane]
             if not (batch or heap) or not (
                 self._many_lanes or self._unlimited or self._has_room(0)
@@ -177,6 +179,8 @@ class Lanes:
         best_lane, best = NOBODY, NO_LIMIT
         for lane, heap in enumerate(self._heaps):
             batch = self._sorted[lane]
+            if self._needs[lane]:
+                self._shed(lane)
             rank = batch[-1] if batch else NO_LIMIT
             if heap and heap[0] < rank:
                 rank = heap[0]
@@ -184,13 +188,28 @@ class Lanes:
                 best_lane, best = lane, rank
         return best_lane
 
-    def _ready_child(self, parent: int) -> int:
+    def _shed(self, lane: int) -> None:
+        """Take who ended while it was queued from the front: it is not to ask for anything."""
+        batch, heap = self._sorted[lane], self._heaps[lane]
+        while batch or heap:
+            from_batch = batch and not (heap and heap[0] < batch[-1])
+            unit = self._units[batch[-1] if from_batch else heap[0]]
+            if self.phase[unit] == READY or self._has_ready_child(unit):
+                return
+            if from_batch:
+                batch.pop()
+            else:
+                heappop(heap)
+        self._claim_nothing(lane)
+
+    def _has_ready_child(self, parent: int) -> bool:
         children = self._children.get(parent)
-        while children:
-            child = children.popleft()
-            if self.phase[child] == READY:
-                return child
-        return NOBODY
+        while children and self.phase[children[0]] != READY:
+            children.popleft()
+        return bool(children)
+
+    def _ready_child(self, parent: int) -> int:
+        return self._children[parent].popleft() if self._has_ready_child(parent) else NOBODY
 
     def reserve(self, lane: int) -> int:
         """Take the best ready unit of a lane out of its queue, to `follow` another, or `NOBODY`."""

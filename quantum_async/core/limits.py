@@ -11,7 +11,8 @@ spaces the rest evenly.
 
 No large request starves: when others were given twice a limit's capacity since it was first
 refused, it claims all the limits that it needs, and they give nothing to anybody else until it has
-started. It claims all of them at once or none, so that two never wait for each other.
+started. It claims all of them at once or none, so that two never wait for each other; and none
+while it waits for another one besides, in which it was not overtaken: that would keep things idle.
 """
 
 import math
@@ -268,16 +269,18 @@ class Budget:
             else:
                 wait = max(wait, limit.wait(tokens, now))
         if wait > 0:
-            self._refuse(who, needs)
+            self._refuse(who, needs, now)
         return wait
 
-    def _refuse(self, who: Hashable, needs: Needs) -> None:
+    def _refuse(self, who: Hashable, needs: Needs, now: float) -> None:
         limits = [(self._tokens[name], tokens) for name, tokens in needs]
-        overtaken = False
+        claims = True
         for limit, tokens in limits:
             before = limit.refused.setdefault(who, limit.given)
-            overtaken |= limit.given - before >= _PATIENCE * max(limit.limit.most, tokens)
-        if overtaken and all(limit.claimed_by is None for limit, _ in limits):
+            overtaken = limit.given - before >= _PATIENCE * max(limit.limit.most, tokens)
+            free = limit.claimed_by is None
+            claims = claims and free and (overtaken or not limit.wait(tokens, now))
+        if claims:
             for limit, _ in limits:
                 limit.claimed_by = who
 
