@@ -68,10 +68,10 @@ class Lanes:
         self._followers: dict[int, int] = {}  # who gets whose slot
         self._next: deque[int] = deque()  # those whose turn has come
         self._resuming: deque[int] = deque()  # those that want their slot back
-        # Children: whose each is, and those of each parent that are ready.
+        # Children: whose each is, and for each lane those of each parent that are ready.
         self._first_child = len(phase)
         self.parents: list[int] = []
-        self._children: dict[int, deque[int]] = {}
+        self._children: list[dict[int, deque[int]]] = [{} for _ in self.gauges]
         self.just_ready: list[int] | None = None  # a list while somebody wants to hear of it
         self.refused_by: set[Gauge] = set()  # gauges that had no room when somebody was ready
         self.wakes_in = math.inf  # seconds until a limit has more, as far as asked for
@@ -81,16 +81,19 @@ class Lanes:
     def queue(self, unit: int) -> None:
         """A unit is ready: it waits for nothing but room."""
         self.phase[unit] = READY
-        stands_for = unit
+        stands_for, lane = unit, self.lanes[unit]
         if unit >= self._first_child:
             stands_for = self.parents[unit - self._first_child]
-            self._children[stands_for].append(unit)
+            siblings = self._children[lane]
+            if stands_for not in siblings:
+                siblings[stands_for] = deque()
+            siblings[stands_for].append(unit)
         if self._fifo:
             rank = len(self._units)
             self._units.append(stands_for)  # type: ignore[attr-defined]
         else:
             rank = self._ranks[stands_for]
-        heappush(self._heaps[self.lanes[unit]], rank)
+        heappush(self._heaps[lane], rank)
         if self.just_ready is not None:
             self.just_ready.append(unit)
 
@@ -130,6 +133,7 @@ class Lanes:
         self._needs.append(needs)
         self._sorted.append([])
         self._heaps.append([])
+        self._children.append({})
         self.lane_used.append(0)
         self._many_lanes = True
         return len(self.gauges) - 1
@@ -166,7 +170,7 @@ class Lanes:
             else:
                 unit = units[heappop(heap)]
             if phase[unit] != READY:  # it ended while it was queued, or stands for a child
-                unit = self._ready_child(unit)
+                unit = self._ready_child(lane, unit)
                 if unit == NOBODY:
                     self._claim_nothing(lane)
                     continue
@@ -194,7 +198,7 @@ class Lanes:
         while batch or heap:
             from_batch = batch and not (heap and heap[0] < batch[-1])
             unit = self._units[batch[-1] if from_batch else heap[0]]
-            if self.phase[unit] == READY or self._has_ready_child(unit):
+            if self.phase[unit] == READY or self._has_ready_child(lane, unit):
                 return
             if from_batch:
                 batch.pop()
@@ -202,14 +206,16 @@ class Lanes:
                 heappop(heap)
         self._claim_nothing(lane)
 
-    def _has_ready_child(self, parent: int) -> bool:
-        children = self._children.get(parent)
+    def _has_ready_child(self, lane: int, parent: int) -> bool:
+        children = self._children[lane].get(parent)
         while children and self.phase[children[0]] != READY:
             children.popleft()
         return bool(children)
 
-    def _ready_child(self, parent: int) -> int:
-        return self._children[parent].popleft() if self._has_ready_child(parent) else NOBODY
+    def _ready_child(self, lane: int, parent: int) -> int:
+        if self._has_ready_child(lane, parent):
+            return self._children[lane][parent].popleft()
+        return NOBODY
 
     def reserve(self, lane: int) -> int:
         """Take the best ready unit of a lane out of its queue, to `follow` another, or `NOBODY`."""
@@ -218,7 +224,7 @@ class Lanes:
             from_batch = batch and not (heap and heap[0] < batch[-1])
             unit = self._units[batch.pop() if from_batch else heappop(heap)]
             if self.phase[unit] != READY:
-                unit = self._ready_child(unit)
+                unit = self._ready_child(lane, unit)
             if unit != NOBODY:
                 return unit
         return NOBODY

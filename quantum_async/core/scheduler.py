@@ -213,7 +213,6 @@ class Scheduler(Lanes):
                 self.edges_down = list(self.edges_down)
             self.waiting.append(0)
             self.edges_down.append(())
-        self._children.setdefault(parent, deque())
         self.unfinished += 1
         return child
 
