@@ -105,6 +105,16 @@ class ExecutionContext(Mapping[str, Any], Generic[T]):
         return self._unit
 
     @property
+    def item(self) -> Any:
+        """The item that a child of a map is for: what ``uses=(ctx)`` of a map looks at.
+
+        Raises:
+            LookupError: In any other unit, and in a worker process, where the function alone has
+                it.
+        """
+        return self._run.item(self._unit)
+
+    @property
     def input(self) -> T:
         """The run's input object itself."""
         return self._run.input  # type: ignore[no-any-return]

@@ -28,6 +28,10 @@ class RunView(Protocol):
         """Return the results of a unit's dependencies."""
         ...
 
+    def item(self, unit: int) -> Any:
+        """Return the item that a child of a map is for."""
+        ...
+
     def is_unit(self, name: object) -> bool:
         """Return whether any unit of the plan has this name."""
         ...
@@ -97,6 +101,10 @@ class DetachedRun:
     def results(self, unit: int) -> Mapping[str, Any]:
         """Return the results that were given."""
         return self.unit_results
+
+    def item(self, unit: int) -> Any:
+        """There is none."""
+        raise LookupError(f"{self.name!r} has no ctx.item here: take the item as a parameter")
 
     def is_unit(self, name: object) -> bool:
         """Return whether a unit of the run is known to have this name."""

@@ -106,7 +106,13 @@ class View:
         return self._rows.names[unit]
 
     def item(self, unit: int) -> Any:
-        """Return the item that a child of a map is for."""
+        """Return the item that a child of a map is for.
+
+        Raises:
+            LookupError: If the unit is none.
+        """
+        if unit < self._rows.count:
+            raise LookupError(f"unit {self.unit_id(unit)!r} has no ctx.item: it is no map's child")
         return self._rows.item(unit)
 
     def _declaration(self, unit: int) -> int:
