@@ -66,6 +66,8 @@ class Simulatable(Protocol):
     @property
     def limits(self) -> Mapping[str, Limit]: ...  # noqa: D102
     @property
+    def needs(self) -> Sequence[Needs]: ...  # noqa: D102
+    @property
     def trigger_codes(self) -> bytes | None: ...  # noqa: D102
     def ranking(self, strategy: Strategy) -> Ranking | None: ...  # noqa: D102
 
@@ -128,8 +130,7 @@ class _Model:
             plan.ranking(strategy) if seconds is plan.costs else ranked(plan, strategy, seconds)
         )
         lanes: dict[Needs, int] = {}
-        uses = [handle.options.uses for handle in plan.handles]
-        of = [lanes.setdefault(() if callable(it) else it, len(lanes)) for it in uses]
+        of = [lanes.setdefault(needs, len(lanes)) for needs in plan.needs]
         shapes = [handle.options.shape for handle in plan.handles]
         opened = bytes(isinstance(shape, Mapped | Raced) for shape in shapes)
         codes = plan.trigger_codes
