@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
 
-from benchmarks import makespan, offload, overhead, scale
+from benchmarks import growth, makespan, offload, overhead, scale
 from benchmarks.measure import Size, Table, environment, others_work_too
 
 SECTIONS: dict[str, Callable[[Size], Table]] = {
     "overhead": overhead.measure,
     "scale": scale.measure,
+    "growth": growth.measure,
     "makespan": makespan.measure,
     "offload": offload.measure,
 }
