@@ -62,6 +62,26 @@ PRINTED = {
         r"  weather of Perth: stopped",
         r"  run Perth: canceled after \d\.\d s",
     ],
+    "tool_agent": [
+        r"Will I need an umbrella at the meeting\? It will rain in Lyon on Monday\.",
+        r"turn 1 after 0\.\d s: calendar, maps",
+        r"turn 2 after \d\.\d s: weather",
+        r"turn 3 after \d\.\d s: done",
+        r"busy_provider lost the race 'wanted' to 'steady_provider'",
+    ],
+    "streaming_ingest": [
+        r"store opened",
+        r"store closed with 97 rows",
+        r"100 lines, 288 letters, broken: \[7, 47, 87\]",
+        r"the first record was saved when \d\d lines had been read",
+        r"line 7: failed, the run: result\.ok=True",
+    ],
+    "shared_service": [
+        r"80 requests at once: \d\d answered, [1-9]\d* refused, after \d\.\d s",
+        r"calls of the provider at once: at most 8",
+        r"when the load is over: \{'running': 0, 'waiting': 0\}",
+        r"drained",
+    ],
     "async_test_suite": [
         r".*::test_a_unit_alone_is_a_plain_function PASSED.*",
         r".*::test_orders_at_once_do_not_mix PASSED.*",
