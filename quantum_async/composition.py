@@ -13,8 +13,11 @@ from quantum_async.core.shapes import RACE, Included, ItemBinding, Mapped
 from quantum_async.core.triggers import Trigger
 from quantum_async.core.unit import QuantumUnit, R, T
 from quantum_async.definition import After, Definition
+from quantum_async.result import RunResult
 
 X = TypeVar("X")
+Y = TypeVar("Y")
+Z = TypeVar("Z")
 
 Items = QuantumUnit[Any, Any] | str | Iterable[Any] | AsyncIterable[Any]
 
@@ -125,7 +128,7 @@ class Composition(Definition[T, R]):
         input: Any = None,  # noqa: A002 - the contract's name
         dependencies: After | None = None,
         **options: Any,
-    ) -> QuantumUnit[Any, Any]:
+    ) -> QuantumUnit[Any, RunResult]:
         """Declare a whole partitioner as one unit.
 
         It shares the run's slots, limits, observers and deadline. Its units are ``name/child``.
@@ -161,9 +164,43 @@ class Composition(Definition[T, R]):
             **options,
         )
 
+    @overload
     def first(
-        self, *units: "str | QuantumUnit[Any, X]", name: str | None = None, **options: Any
-    ) -> QuantumUnit[Any, X]:
+        self,
+        one: QuantumUnit[Any, X],
+        two: QuantumUnit[Any, Y],
+        /,
+        *,
+        name: str | None = ...,
+        when: Callable[[Any], Any] | None = ...,
+        priority: float = ...,
+        metadata: dict[str, Any] | None = ...,
+    ) -> QuantumUnit[Any, X | Y]: ...
+    @overload
+    def first(
+        self,
+        one: QuantumUnit[Any, X],
+        two: QuantumUnit[Any, Y],
+        three: QuantumUnit[Any, Z],
+        /,
+        *,
+        name: str | None = ...,
+        when: Callable[[Any], Any] | None = ...,
+        priority: float = ...,
+        metadata: dict[str, Any] | None = ...,
+    ) -> QuantumUnit[Any, X | Y | Z]: ...
+    @overload
+    def first(
+        self,
+        *units: "str | QuantumUnit[Any, X]",
+        name: str | None = ...,
+        when: Callable[[Any], Any] | None = ...,
+        priority: float = ...,
+        metadata: dict[str, Any] | None = ...,
+    ) -> QuantumUnit[Any, X]: ...
+    def first(
+        self, *units: "str | QuantumUnit[Any, Any]", name: str | None = None, **options: Any
+    ) -> QuantumUnit[Any, Any]:
         """Declare a race: the first of these units that succeeds is the result.
 
         The others, and whatever only they needed, are cancelled. Failures of units that only races

@@ -3,7 +3,7 @@
 import functools
 import inspect
 import weakref
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar, overload
 
 from quantum_async.core.binding import CONTEXT, Binding, ExactBinding, Handle, WiredBinding
@@ -27,12 +27,14 @@ from quantum_async.result import RunResult
 
 X = TypeVar("X")
 
-After = Sequence["str | QuantumUnit[Any, Any]"]
+After = Sequence["str | QuantumUnit[Any, Any] | Resource[Any]"]
 
 
 class Decorator(Protocol):
     """What ``@flow.unit(…)`` gives: it makes the decorated function a unit."""
 
+    @overload
+    def __call__(self, fn: Callable[..., AsyncIterator[X]], /) -> QuantumUnit[Any, list[X]]: ...
     @overload
     def __call__(self, fn: Callable[..., Coroutine[Any, Any, X]], /) -> QuantumUnit[Any, X]: ...
     @overload
@@ -164,6 +166,8 @@ class Definition(Generic[T, R]):
             streams=streams,
         )
 
+    @overload
+    def unit(self, fn: Callable[..., AsyncIterator[X]], /) -> QuantumUnit[Any, list[X]]: ...
     @overload
     def unit(self, fn: Callable[..., Coroutine[Any, Any, X]], /) -> QuantumUnit[Any, X]: ...
     @overload

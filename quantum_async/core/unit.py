@@ -75,7 +75,7 @@ class QuantumUnit(Handle, Generic[T, R]):
         self,
         id: str,  # noqa: A002 - the seed's name
         function: Callable[..., R],
-        dependencies: Iterable["str | QuantumUnit[Any, Any]"] = (),
+        dependencies: Iterable[str | Handle] = (),
         timeout: float | None = None,
         retries: int = 0,
         priority: float = 0,
@@ -93,7 +93,7 @@ class QuantumUnit(Handle, Generic[T, R]):
                 id, timeout=timeout, retries=retries, priority=priority, metadata=self.metadata
             )
         self.options = options
-        self._after: tuple[str | QuantumUnit[Any, Any], ...] = tuple(dependencies)
+        self._after: tuple[str | Handle, ...] = tuple(dependencies)
         self._owner = owner
 
     # -- what was declared ------------------------------------------------------------------
@@ -132,7 +132,7 @@ class QuantumUnit(Handle, Generic[T, R]):
             yield from (handle.id for handle in handles_in([shape.input]))
 
     @property
-    def declared(self) -> tuple["str | QuantumUnit[Any, Any]", ...]:
+    def declared(self) -> tuple[str | Handle, ...]:
         """Dependencies exactly as they were given, arguments not counted."""
         return self._after
 

@@ -4,24 +4,28 @@ A line that must be refused has a `type: ignore`, which both checkers report whe
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import Executor
 from typing import Any, assert_type
 
 import tenacity
 
 from quantum_async import (
+    Backpressure,
     CachingQuantumPartitioner,
     ExecutionContext,
     ExecutionError,
     ExecutionMode,
     ExecutionPlan,
     FailurePolicy,
+    Limit,
+    Overloaded,
     PlanError,
     QuantumPartitioner,
     QuantumUnit,
     RetryPolicy,
     RunResult,
+    Runtime,
     RunTimeoutError,
     Simulation,
     Strategy,
@@ -208,6 +212,93 @@ async def stream() -> None:
     assert_type(events.result, RunResult | None)
     if events.result is not None:
         assert_type(events.result[page], str)
+
+
+# -- units that are more than a call ------------------------------------------------------------
+
+
+@flow.resource
+async def pool(url: str) -> AsyncIterator[dict[str, int]]:
+    yield {url: 1}
+
+
+@flow.unit
+async def lines(pool: dict[str, int]) -> AsyncIterator[str]:
+    yield str(pool)
+
+
+@flow.unit(retries=2, uses={"api": 1})
+async def numbers(page: str) -> AsyncIterator[int]:
+    yield len(page)
+
+
+async def parse(line: str, page: str) -> float:
+    return float(line)
+
+
+def half(number: float) -> Counter[float]:
+    return Counter([number / 2])
+
+
+parsed = flow.map(parse, over=lines, ordered=False, max_concurrency=4, timeout=3)
+halves = flow.map(half, over=parsed, on_item_error="collect", mode="process")
+race = flow.first(page, found, name="race")
+strings = flow.first(page, flow.unit(str))
+included = flow.include(narrow, "inner", input={"text": page}, dependencies=[words])
+
+assert_type(lines, QuantumUnit[Any, list[str]])
+assert_type(numbers, QuantumUnit[Any, list[int]])
+assert_type(parsed, QuantumUnit[Any, list[float]])
+assert_type(halves, QuantumUnit[Any, list[Counter[float]]])
+assert_type(flow.map(half, [1.0, 2.0]), QuantumUnit[Any, list[Counter[float]]])
+assert_type(race, QuantumUnit[Any, str | list[str]])
+assert_type(strings, QuantumUnit[Any, str])
+assert_type(flow.first(page, found, words), QuantumUnit[Any, str | list[str] | Counter[str]])
+assert_type(flow.first(page, page, page, page), QuantumUnit[Any, str])
+flow.first("page", "words", when=lambda ctx: ctx["url"], priority=2)
+assert_type(included, QuantumUnit[Any, RunResult])
+
+flow.map(3, over=lines)  # type: ignore[call-overload]
+flow.map(half, over=3)  # type: ignore[call-overload]
+
+
+def is_wanted(ctx: ExecutionContext[Any]) -> bool:
+    return bool(ctx["url"])
+
+
+@flow.unit(after=[pool], when=is_wanted, trigger="all_done")
+async def grown(ctx: ExecutionContext[Any]) -> int:
+    async for line in ctx.stream(lines):
+        assert_type(line, Any)
+    outcome = ctx.outcome(page)
+    assert_type(outcome.ok, bool)
+    assert_type(outcome.state, UnitState)
+    assert_type(outcome.cause, str | None)
+    await ctx.run(narrow, {"text": "abc"}, timeout=3)
+    raise Backpressure("api", 3)
+
+
+async def serve() -> None:
+    async with Runtime(
+        8,
+        processes=2,
+        threads=4,
+        limits={"api": Limit(concurrency=8, rate=500, per=60, burst=50), "gpu": 1},
+        observers=[listen],
+        max_runs=100,
+        queue=10,
+    ) as runtime:
+        assert_type(runtime, Runtime)
+        try:
+            result = await flow.run(priority=2)
+        except Overloaded:
+            return
+        assert_type(result[lines], list[str])
+        assert_type(result[parsed], list[float])
+        assert_type(result[race], str | list[str])
+        assert_type(result[included], RunResult)
+        assert_type(result[included][measured], int)
+        await runtime.drain(grace=3)
 
 
 # -- the blocking forms --------------------------------------------------------------------------
