@@ -161,21 +161,29 @@ class Lanes:
             elif self._needs[0]:
                 self._shed(0)
             batch, heap = self._sorted[lane], self._heaps[lane]
-            if not (batch or heap) or not (
-                self._many_lanes or self._unlimited or self._has_room(0)
+            if (
+                not self._unlimited
+                and not self._many_lanes
+                and not ((batch or heap) and self._has_room(0))
             ):
                 return NOBODY
             if batch and not (heap and heap[0] < batch[-1]):
                 unit = units[batch.pop()]
-            else:
+            elif heap:
                 unit = units[heappop(heap)]
+            else:
+                return NOBODY
             if phase[unit] != READY:  # it ended while it was queued, or stands for a child
                 unit = self._ready_child(lane, unit)
                 if unit == NOBODY:
                     self._claim_nothing(lane)
                     continue
             phase[unit] = RUNNING
-            self._take(lane)
+            if self._unlimited:
+                self.used += 1
+                self.lane_used[lane] += 1
+            else:
+                self._take(lane)
             return unit
 
     def _best_lane(self) -> int:
@@ -309,8 +317,6 @@ class Lanes:
     def _take(self, lane: int) -> None:
         self.used += 1
         self.lane_used[lane] += 1
-        if self._unlimited:
-            return
         for gauge in self.gauges[lane]:
             gauge.used += 1
         if self._budget is not None and (needs := self._needs[lane]):
@@ -320,8 +326,6 @@ class Lanes:
         """Give a slot back, and what is used beside it."""
         self.used -= 1
         self.lane_used[lane] -= 1
-        if self._unlimited:
-            return
         for gauge in self.gauges[lane]:
             gauge.used -= 1
             gauge.version += 1

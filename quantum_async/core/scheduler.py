@@ -231,7 +231,10 @@ class Scheduler(Lanes):
             keeps_slot = True
         phase[unit] = COMPLETED
         self.unfinished -= 1
-        if not keeps_slot:
+        if self._unlimited and not keeps_slot:
+            self.used -= 1
+            self.lane_used[self.lanes[unit]] -= 1
+        elif not keeps_slot:
             self.free_slot(self.lanes[unit])
         if self.triggers is None:
             waiting = self.waiting

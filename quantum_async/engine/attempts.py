@@ -64,13 +64,14 @@ class Attempts:
         context: The caller's context variables; each attempt gets a copy of its own.
 
     Attributes:
-        tasks: The task of each unit that has one.
+        tasks: The task of each unit that has one; the engine takes it out when that has ended.
+        scopes: The cancel scope of each unit that has one, likewise.
     """
 
     __slots__ = (
         "_asked", "_bind", "_context", "_handles", "_host", "_ledger", "_loop", "_names",
-        "_outcomes", "_places", "_prefix", "_scheduler", "_scopes", "_setup", "_short", "_timers",
-        "_view", "tasks",
+        "_outcomes", "_places", "_prefix", "_scheduler", "_setup", "_short", "_timers",
+        "_view", "scopes", "tasks",
     )  # fmt: skip
 
     def __init__(
@@ -93,7 +94,7 @@ class Attempts:
         self._prefix = f"{setup.ledger.run_id}/"
         self._short = [place is on_loop and setup.around is None for place in setup.places]
         self.tasks: dict[int, asyncio.Task[None]] = {}
-        self._scopes: dict[int, CancelScope] = {}
+        self.scopes: dict[int, CancelScope] = {}
         self._asked: set[int] = set()
 
     def close(self) -> None:
@@ -184,7 +185,7 @@ class Attempts:
         if unit in self._asked:
             return
         self._asked.add(unit)
-        scope = self._scopes.get(unit)
+        scope = self.scopes.get(unit)
         if scope is not None:
             scope.cancel()
         else:
@@ -208,15 +209,19 @@ class Attempts:
 
     def scope_opened(self, unit: int, scope: CancelScope) -> None:
         """The attempt is to be cancelled through this scope."""
-        self._scopes[unit] = scope
+        self.scopes[unit] = scope
 
     def ends_at(self, unit: int) -> float:
         """Return when a unit's attempt must have ended, by the loop's clock."""
-        scope = self._scopes.get(unit)
+        scope = self.scopes.get(unit)
         return math.inf if scope is None else scope.deadline
 
-    def forget(self, unit: int) -> None:
-        """The unit's attempt is over."""
-        self.tasks.pop(unit, None)
-        if self._scopes:
-            self._scopes.pop(unit, None)
+    def name_stragglers(self, grace: float) -> None:
+        """Say which units have not ended, so many seconds after they were cancelled."""
+        names = ", ".join(repr(self._names[unit]) for unit in sorted(self.tasks))
+        self._setup.complain(
+            f"cancelled {grace:g} s ago and not ended yet: "
+            f"{names or f'{self._outcomes.late} threads'}; a unit must let CancelledError through, "
+            "and a thread must return",
+            None,
+        )

@@ -55,12 +55,11 @@ class Engine:
     """
 
     __slots__ = (
-        "__weakref__", "_attempts", "_broken", "_bus", "_canceled", "_clock", "_context",
-        "_done", "_ends_at", "_hub", "_interrupted", "_ledger", "_limit_timer", "_loop", "_names",
-        "_outcomes",
-        "_pump_due", "_pumping", "_resumes", "_scheduler", "_setup", "_stopped", "_tells_start",
-        "_timers", "_waiter", "_waits_for_threads", "growth", "ledger", "priority", "stopping",
-        "timed_out",
+        "__weakref__", "_attempts", "_broken", "_bus", "_canceled", "_clock", "_context", "_done",
+        "_ends_at", "_hub", "_interrupted", "_ledger", "_limit_timer", "_loop", "_names",
+        "_outcomes", "_pump_due", "_pumping", "_rare", "_resumes", "_scheduler", "_scopes",
+        "_setup", "_stopped", "_tasks", "_tells_start", "_timers", "_waiter", "_waits_for_threads",
+        "growth", "ledger", "priority", "stopping", "timed_out",
     )  # fmt: skip
 
     def __init__(self, setup: Setup) -> None:
@@ -85,8 +84,11 @@ class Engine:
             setup, self._loop, self._outcomes.deadline_passed, self.poke
         )
         self._attempts = Attempts(setup, self._outcomes, self, self._timers, self._context)
+        self._tasks, self._scopes = self._attempts.tasks, self._attempts.scopes
         self.growth = Growth(setup, self._outcomes, self) if setup.is_special else None
         self._hub = hub_of(self._loop, _SLICE) if setup.shares else None
+        # Whether a start may be more than one of a unit that waited for a slot.
+        self._rare = self.growth is not None or self._hub is not None
         self._limit_timer: asyncio.TimerHandle | None = None
         self.priority = setup.priority
         self._tells_start = UnitStarted in self._bus
@@ -146,8 +148,7 @@ class Engine:
             self._limit_timer.cancel()
         if self._hub is not None:
             self._hub.leave(self)
-        # Nothing of a run waits for a collector: what holds the engine lets go of it.
-        self._timers.close()
+        self._timers.close()  # which holds the engine, as these do
         self._attempts.close()
         self.growth = None
         self._bus.tell(RunFinished, self._verdict(), ledger.ended - ledger.began)
@@ -163,7 +164,7 @@ class Engine:
     async def _until_stopped(self) -> None:
         # anyio delivers a scope's cancellation again on every turn: the shield keeps that out.
         # A second native cancel passes through shields; it changes nothing either.
-        straggling = self._loop.call_later(_GRACE, self._name_stragglers)
+        straggling = self._loop.call_later(_GRACE, self._attempts.name_stragglers, _GRACE)
         with CancelScope(shield=True):
             while not self._done:
                 try:
@@ -218,7 +219,7 @@ class Engine:
     def drop(self, unit: int, cause: str) -> None:
         """Cancel one unit, which nobody needs any more."""
         self._ledger.causes[unit] = cause
-        if unit in self._attempts.tasks:
+        if unit in self._tasks:
             self._attempts.cancel(unit)
         elif self._scheduler.phase[unit] == OPEN and self.growth is not None:
             self.growth.drop(unit, cause)
@@ -236,15 +237,6 @@ class Engine:
         """Change how many units may run at once."""
         self._scheduler.resize(max_running)
         self.poke()
-
-    def _name_stragglers(self) -> None:
-        names = ", ".join(repr(self._names[unit]) for unit in sorted(self._attempts.tasks))
-        self._setup.complain(
-            f"cancelled {_GRACE:g} s ago and not ended yet: "
-            f"{names or f'{self._outcomes.late} threads'}; a unit must let CancelledError through, "
-            "and a thread must return",
-            None,
-        )
 
     def _verdict(self) -> str:
         if self.timed_out:
@@ -308,12 +300,11 @@ class Engine:
         scheduler.wakes_in = math.inf
         now = clock()
         slice_end = now + _SLICE
-        while now < slice_end and most:
-            most -= 1
+        for _ in range(most):
             if scheduler.openings:
                 self._open(scheduler.openings.popleft())
             elif (unit := scheduler.next_start()) != NOBODY:
-                start(unit, now)
+                (self._start_special if self._rare else start)(unit, now)
             elif (skip := scheduler.next_skip()) is not None:
                 if skip[1] != NOBODY:
                     self._outcomes.skipped(*skip)
@@ -322,6 +313,8 @@ class Engine:
                     self._wait_for_limits(scheduler.wakes_in)
                 return False
             now = clock()
+            if now >= slice_end:
+                break
         return True
 
     def _open(self, unit: int) -> None:
@@ -334,7 +327,7 @@ class Engine:
         self._limit_timer = self._loop.call_later(seconds, self.poke)
 
     def _finish_if_done(self) -> None:
-        if self._attempts.tasks or (self._outcomes.late and self._waits_for_threads):
+        if self._tasks or (self._outcomes.late and self._waits_for_threads):
             return
         scheduler = self._scheduler
         waits = scheduler.refused_by or scheduler.wakes_in < math.inf
@@ -348,7 +341,7 @@ class Engine:
 
     def broke(self, bug: BaseException, unit: int = NOBODY) -> None:
         """The engine itself failed, perhaps over a unit: end what runs, and raise it."""
-        self._attempts.forget(unit)
+        self._tasks.pop(unit, None)
         if not self._broken:
             self._broken = True
             self._interrupted = bug
@@ -362,10 +355,19 @@ class Engine:
 
     # -- attempts ---------------------------------------------------------------------------
 
-    def _start(self, unit: int, now: float) -> None:
-        if self._resumes and unit in self._resumes:
+    def _start_special(self, unit: int, now: float) -> None:
+        """Start a unit of a run in which a start may be more than that."""
+        if unit in self._resumes:
             self._resumes.pop(unit).set_result(None)
             return
+        if self.growth is not None and not self._ledger.attempts[unit]:
+            self.growth.started(unit)
+        self._start(unit, now)
+        if self._setup.budget is not None:
+            # A rate counts from now on, when the first step is done, to be on the safe side.
+            self._setup.budget.stamp(self._scheduler.needs_of(unit))
+
+    def _start(self, unit: int, now: float) -> None:
         ledger = self._ledger
         if self._tells_start and self._scheduler.just_ready:
             self._tell_ready()
@@ -377,18 +379,15 @@ class Engine:
         lane = self._scheduler.lanes[unit]
         if self._tells_start:
             self._bus.tell(UnitStarted, self._names[unit], attempt, ledger.where[lane])
-        if self.growth is not None and attempt == 1:
-            self.growth.started(unit)
         self._attempts.start(unit, attempt, lane)
-        if self._setup.budget is not None:
-            # A rate counts from now on, when the unit's first step is done, to be on the safe side.
-            self._setup.budget.stamp(self._scheduler.needs_at(lane))
 
     # -- what outcomes ask for --------------------------------------------------------------
 
     def ended(self, unit: int) -> None:
         """The unit's attempt is over: forget its task, and see what may start now."""
-        self._attempts.forget(unit)
+        self._tasks.pop(unit, None)
+        if self._scopes:
+            self._scopes.pop(unit, None)
         if self.growth is not None:
             self.growth.left(unit)
         if not self._pumping:
@@ -440,6 +439,7 @@ class Engine:
         """Take turns with other runs from now on: one inside this one uses its slots."""
         if self._hub is None:
             self._hub = hub_of(self._loop, _SLICE)
+            self._rare = True
 
     def ends_at(self, unit: int) -> float:
         """Return when a unit must have ended, by the loop's clock."""

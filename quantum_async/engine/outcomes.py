@@ -135,7 +135,8 @@ class Outcomes:
             where, took = self._where_ran(unit), self._elapsed(unit)
             error = ledger.errors.get(unit)
             self._setup.bus.tell(UnitCompleted, *self._who(unit), value, where, took, error)
-        self._over(unit)
+        if self._consumers is not None or self._is_special:
+            self._over(unit)
         self._driver.ended(unit)
 
     def attempt_returned(self, unit: int, value: Any) -> None:
