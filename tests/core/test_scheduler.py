@@ -1,7 +1,5 @@
 """The decision core: by example, by property, and as a state machine against a plain oracle."""
 
-from dataclasses import dataclass, field
-
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
@@ -26,23 +24,7 @@ from quantum_async.core.scheduler import (
     Scheduler,
 )
 from quantum_async.core.states import UnitState
-
-
-@dataclass
-class Plan:
-    """The least that a scheduler needs."""
-
-    edges_up: list[list[int]]
-    edges_down: tuple[tuple[int, ...], ...] = field(init=False)
-    in_degrees: list[int] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.edges_down = graph.inverted(self.edges_up)
-        self.in_degrees = [len(ends) for ends in self.edges_up]
-
-    def in_order(self) -> "Scheduler":
-        return Scheduler(self, ranking_of(range(len(self.edges_up)), self.edges_up))
-
+from tests.support.schedulers import Plan, dags, drain, flat
 
 #   0
 #  / \
@@ -50,22 +32,6 @@ class Plan:
 #  \ /
 #   3
 DIAMOND = [[], [0], [0], [1, 2]]
-
-
-@st.composite
-def dags(draw, most=12):
-    size = draw(st.integers(0, most))
-    return [
-        sorted(draw(st.sets(st.integers(0, node - 1), max_size=4))) if node else []
-        for node in range(size)
-    ]
-
-
-def drain(scheduler: Scheduler) -> list[int]:
-    started = []
-    while (unit := scheduler.next_start()) != NOBODY:
-        started.append(unit)
-    return started
 
 
 def test_a_unit_is_ready_the_moment_its_last_dependency_has_completed():
@@ -192,6 +158,7 @@ def test_a_step_that_cannot_be_is_our_bug(step):
         getattr(scheduler, step)(1)
 
 
+@pytest.mark.slow
 def test_a_million_units_deep_is_an_ordinary_graph():
     count = 100_000
     scheduler = Plan([[], *([unit] for unit in range(count - 1))]).in_order()
@@ -204,6 +171,7 @@ def test_a_million_units_deep_is_an_ordinary_graph():
     assert scheduler.finished
 
 
+@pytest.mark.slow
 @given(dags(), st.integers(1, 4), st.booleans())
 def test_every_unit_runs_once_and_after_its_dependencies(edges, workers, fifo):
     plan = Plan(edges)
@@ -362,15 +330,10 @@ class SchedulerMachine(RuleBasedStateMachine):
 
 
 SchedulerMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=40)
-TestSchedulerMachine = SchedulerMachine.TestCase
+TestSchedulerMachine = pytest.mark.slow(SchedulerMachine.TestCase)
 
 
 # -- slots that are promised ----------------------------------------------------------------------
-
-
-def flat(count, slots):
-    edges = [[] for _ in range(count)]
-    return Scheduler(Plan(edges), ranking_of(range(count), edges), slots=(slots,))
 
 
 def test_a_follower_gets_the_slot_of_the_one_before_it_and_before_all_others():
