@@ -29,16 +29,17 @@ class Lanes:
     Args:
         phase: The phase of each unit; the scheduler's own.
         ranking: Which ready unit is best; None for first in, first out.
-        lanes: Lane of each unit.
+        lanes: Lane of each unit; a list is the run's own, and grows with it.
         gauges: For each lane what must have room.
         needs: What the units of each lane use of `budget`.
         budget: The limits, shared with other runs.
     """
 
     __slots__ = (
-        "_budget", "_children", "_fifo", "_first_child", "_followers", "_heaps", "_many_lanes",
-        "_needs", "_next", "_ranks", "_resuming", "_sorted", "_units", "_unlimited", "gauges",
-        "just_ready", "lane_used", "lanes", "parents", "phase", "refused_by", "used", "wakes_in",
+        "_budget", "_children", "_fifo", "_first_child", "_followers", "_heaps", "_made_from",
+        "_many_lanes", "_needs", "_next", "_ranks", "_resuming", "_sorted", "_units",
+        "_unlimited", "gauges", "just_ready", "lane_used", "lanes", "parents", "phase",
+        "refused_by", "used", "wakes_in",
     )  # fmt: skip
 
     def __init__(
@@ -54,6 +55,7 @@ class Lanes:
         self.lanes = lanes
         self.gauges = list(gauges)
         self._needs: list[Needs] = [()] * len(self.gauges) if needs is None else list(needs)
+        self._made_from = list(range(len(self.gauges)))  # the lane that has the place of each
         self._budget = budget
         self.used = 0
         self.lane_used = [0] * len(self.gauges)
@@ -115,21 +117,22 @@ class Lanes:
         child = len(self.phase)
         self.phase.append(WAITING)
         self.parents.append(parent)
-        self._widen()
-        self.lanes.append(lane)  # type: ignore[attr-defined]
+        self._lanes_list().append(lane)
         return child
 
-    def _widen(self) -> None:
+    def _lanes_list(self) -> list[int]:
         if not isinstance(self.lanes, list):
             self.lanes = list(self.lanes)
+        return self.lanes
 
     def lane_with(self, lane: int, needs: Needs) -> int:
         """Return the lane that is as another and whose units use `needs`; made if there is none."""
-        gauges = self.gauges[lane]
+        first = self._made_from[lane]
         for number, known in enumerate(self._needs):
-            if known == needs and self.gauges[number] is gauges:
+            if known == needs and self._made_from[number] == first:
                 return number
-        self.gauges.append(gauges)
+        self.gauges.append(self.gauges[lane])
+        self._made_from.append(first)
         self._needs.append(needs)
         self._sorted.append([])
         self._heaps.append([])
@@ -140,8 +143,7 @@ class Lanes:
 
     def move(self, unit: int, lane: int) -> None:
         """Put a unit that is not queued into another lane."""
-        self._widen()
-        self.lanes[unit] = lane  # type: ignore[index]
+        self._lanes_list()[unit] = lane
 
     # -- out --------------------------------------------------------------------------------
 

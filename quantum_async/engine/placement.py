@@ -60,7 +60,7 @@ def place_units(plan: ExecutionPlan, mode: ExecutionMode, strategy: Strategy) ->
     few = len(found) < _MOST_IN_BYTES
     placement = Placement(
         tuple(place for place, _ in found) or (LOOP,),
-        None if len(found) < 2 else bytes(lanes) if few else lanes,
+        None if len(found) < 2 else bytes(lanes) if few else tuple(lanes),
         tuple(needs for _, needs in found) or ((),),
     )
     plan.placements[mode, balanced] = placement

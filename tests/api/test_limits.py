@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from concurrent.futures import Executor, Future
 
 import pytest
 import tenacity
@@ -392,3 +393,28 @@ async def test_errors_while_others_wait_end_a_run_that_fails_fast(virtual_clock)
         await flow.run()
     assert failure.value.result.states["waits"] is CANCELED
     assert virtual_clock.time() == 0
+
+
+class AtOnce(Executor):
+    """Calls at once; does not tell how many slots it has."""
+
+    def submit(self, fn, /, *args, **kwargs):
+        future = Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
+
+
+async def test_a_unit_that_computes_what_it_uses_runs_where_it_belongs():
+    flow = QuantumPartitioner(limits={"db": 1})
+
+    @flow.unit(uses="db")
+    async def first(ctx):
+        return 1
+
+    @flow.unit(mode="custom", uses=lambda ctx: "db")
+    def second(ctx):
+        return 2
+
+    result = await flow.run(custom_executor=AtOnce())
+    assert dict(result) == {"first": 1, "second": 2}
+    assert [result.units[name].ran_on for name in result] == ["loop", "custom"]
