@@ -80,8 +80,13 @@ class Lanes:
 
     # -- in ---------------------------------------------------------------------------------
 
-    def queue(self, unit: int) -> None:
-        """A unit is ready: it waits for nothing but room."""
+    def queue(self, unit: int, *, told: bool = False) -> None:
+        """A unit is ready: it waits for nothing but room.
+
+        Args:
+            unit: The unit.
+            told: Whether those who listen know it already: it goes back to the queue.
+        """
         self.phase[unit] = READY
         stands_for, lane = unit, self.lanes[unit]
         if unit >= self._first_child:
@@ -96,7 +101,7 @@ class Lanes:
         else:
             rank = self._ranks[stands_for]
         heappush(self._heaps[lane], rank)
-        if self.just_ready is not None:
+        if self.just_ready is not None and not told:
             self.just_ready.append(unit)
 
     def _queue_sorted(self, ranks: Sequence[int]) -> None:
@@ -270,7 +275,7 @@ class Lanes:
                 continue
             if self._starts(unit):
                 return unit
-            self.queue(unit)  # there are fewer slots than there were
+            self.queue(unit, told=True)  # there are fewer slots than there were
         return NOBODY
 
     def resume(self, unit: int) -> None:

@@ -253,6 +253,19 @@ def test_a_promise_to_one_that_is_not_ready_is_worth_nothing():
     assert drain(scheduler) == [2]
 
 
+def test_one_that_was_reserved_and_goes_back_to_the_queue_became_ready_but_once():
+    scheduler = flat(3, 2)
+    scheduler.just_ready = []
+    assert drain(scheduler) == [0, 1]
+    scheduler.follow(0, scheduler.reserve(0))
+    scheduler.resize(1)
+    scheduler.complete(0)
+    assert drain(scheduler) == []
+    scheduler.complete(1)
+    assert drain(scheduler) == [2]
+    assert scheduler.just_ready == []
+
+
 def test_followers_that_find_no_room_do_not_hold_back_other_lanes():
     scheduler = Plan([[] for _ in range(4)]).in_order(
         lanes=bytes([0, 0, 0, 1]), slots=[2, 1], max_running=2
