@@ -161,14 +161,15 @@ def _slots(
     shared = request.slots
     if shared is not None:
         return shared, () if most is None else (Gauge(most),)
-    places = slots_of(
-        cpus=usable_cpus(),
+    custom_slots = getattr(executors.get(CUSTOM), "slots", None)
+    balanced = request.strategy is Strategy.RESOURCE_BALANCED
+    own = partial(
+        slots_of,
         max_workers=request.max_workers,
-        custom_slots=getattr(executors.get(CUSTOM), "slots", None),
-        balanced=request.strategy is Strategy.RESOURCE_BALANCED
-        and {PROCESS, THREAD} <= executors.keys(),
+        custom_slots=custom_slots,
+        balanced=balanced and {PROCESS, THREAD} <= executors.keys(),
     )
-    return Slots(most, places), ()
+    return Slots(most, lambda: own(cpus=usable_cpus())), ()
 
 
 def _send_ahead(

@@ -282,10 +282,11 @@ class QuantumPartitioner(Forms[T, R]):
                 request = replace(request, budget=both)
             return await self._launch(request, keep, None)
         if runtime is None:
-            return await self._launch(
-                replace(request, budget=own, shares=own is not None), keep, None
-            )
-        async with runtime.admitted(request.priority):
+            if own is not None:
+                request = replace(request, budget=own, shares=True)
+            return await self._launch(request, keep, None)
+        await runtime.admit(request.priority)
+        try:
             request = replace(
                 request,
                 budget=runtime.budget_with(own),
@@ -294,6 +295,8 @@ class QuantumPartitioner(Forms[T, R]):
                 observers=[*request.observers, *runtime.observers],
             )
             return await self._launch(request, keep, runtime)
+        finally:
+            runtime.leave()
 
     async def _launch(
         self,

@@ -2,8 +2,8 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -81,13 +81,13 @@ class Runtime:
         self.max_workers = max_workers
         self.max_runs = max_runs
         self.queue = queue
-        places = slots_of(cpus=usable_cpus(), max_workers=max_workers)
-        places = {place: places[place] for place in (LOOP, THREAD, PROCESS)}
+        known = slots_of(cpus=usable_cpus(), max_workers=max_workers)
+        places = {place: known[place] for place in (LOOP, THREAD, PROCESS)}
         if processes is not None:
             places[PROCESS] = processes
         if threads is not None:
             places[THREAD] = threads
-        self.slots = Slots(max_workers, places)
+        self.slots = Slots(max_workers, places.copy)
         self._budget: Budget | None = None
         self._joined: WeakKeyDictionary[Budget, Budget] = WeakKeyDictionary()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -146,9 +146,8 @@ class Runtime:
             joined = self._joined[own] = own.with_shared(self._budget)
         return joined
 
-    @asynccontextmanager
-    async def admitted(self, priority: float) -> AsyncIterator[None]:
-        """Let a run in, or have it wait for its turn.
+    async def admit(self, priority: float) -> None:
+        """Let a run in, or have it wait for its turn; when it has ended, it must `leave`.
 
         Raises:
             Overloaded: If `max_runs` and the queue are full, or the runtime is drained.
@@ -159,10 +158,6 @@ class Runtime:
             await self._wait_for_turn(priority)
         else:
             self._admitted += 1
-        try:
-            yield
-        finally:
-            self._leave()
 
     async def _wait_for_turn(self, priority: float) -> None:
         if self.waiting >= self.queue:
@@ -178,13 +173,13 @@ class Runtime:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self._leave()  # it had just been let in
+                self.leave()  # it had just been let in
             elif turn in queue:
                 queue.remove(turn)
             raise
 
-    def _leave(self) -> None:
-        """Let the next one in, in the place of one that ended."""
+    def leave(self) -> None:
+        """A run that was let in has ended: let the next one in."""
         for priority in sorted(self._waiting, reverse=True):
             queue = self._waiting[priority]
             while queue:

@@ -207,6 +207,11 @@ class ExecutionPlan:
         return None
 
     @cached_property
+    def has_maps(self) -> bool:
+        """Whether any unit is a map."""
+        return any(isinstance(unit.options.shape, Mapped) for unit in self.handles)
+
+    @cached_property
     def has_generators(self) -> bool:
         """Whether any unit is an asynchronous generator."""
         return any(unit.options.shape is STREAM for unit in self.handles)

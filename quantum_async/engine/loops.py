@@ -29,6 +29,8 @@ async def all_ended(
         coroutines: What is waited for.
         context: Their context variables, if they are to have any.
     """
+    if not coroutines:
+        return None
     tasks = [new_task(coroutine, context) for coroutine in coroutines]
     again = None
     with CancelScope(shield=True):

@@ -1,6 +1,6 @@
 """Which unit runs where, and how many slots each place has."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from quantum_async.core.limits import Gauge, Needs
@@ -121,14 +121,24 @@ class Slots:
 
     Args:
         in_all: How many units may run at once; None for no limit.
-        places: How many in each place; None for no limit.
+        places: Says how many in each place, None for no limit. It is asked when the first unit is
+            to run elsewhere than on the loop: to count the CPUs takes as long as a small run.
     """
 
-    def __init__(self, in_all: int | None, places: Mapping[str, int | None]) -> None:
+    def __init__(
+        self, in_all: int | None, places: Callable[[], Mapping[str, int | None]] = dict
+    ) -> None:
         self.total = None if in_all is None else Gauge(in_all)
-        self._places = {place: Gauge(most) for place, most in places.items() if most is not None}
+        self._count = places
+        self._places: dict[str, Gauge] | None = None
 
     def of(self, place: str) -> tuple[Gauge, ...]:
         """Return all that must have room for a unit to start in a place."""
-        own = self._places.get(place)
+        own = None if place == LOOP else self._gauges().get(place)
         return tuple(gauge for gauge in (self.total, own) if gauge is not None)
+
+    def _gauges(self) -> dict[str, Gauge]:
+        if self._places is None:
+            counted = self._count().items()
+            self._places = {place: Gauge(most) for place, most in counted if most is not None}
+        return self._places

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from quantum_async.core.plan import ExecutionPlan, Unit
-from quantum_async.core.shapes import Mapped
 
 
 class Rows:
@@ -33,7 +32,7 @@ class Rows:
         self._parents = array("L")
         self._indices = array("L")
         self._items: list[Any] = []
-        grows = any(isinstance(unit.options.shape, Mapped) for unit in plan.handles)
+        grows = plan.has_maps
         self.handles: Sequence[Unit] = list(plan.handles) if grows else plan.handles
         self.names: Sequence[str] = _Names(plan.names, self) if grows else plan.names
 

@@ -109,7 +109,7 @@ class Setup:
     around: Callable[[QuantumUnit[Any, Any]], Layer | None] | None = None
     bind: Callable[[str, int], object] | None = None
     companions: Sequence[Companion] = ()
-    slots: Slots = field(default_factory=lambda: Slots(None, {}))
+    slots: Slots = field(default_factory=lambda: Slots(None))
     budget: Budget | None = None
     shares: bool = False
     wanted: frozenset[int] = frozenset()
