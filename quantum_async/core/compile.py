@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import Any
 
 from quantum_async.core import graph
-from quantum_async.core.binding import ExactBinding, Handle, handles_in
+from quantum_async.core.binding import CONTEXT, ExactBinding, Handle, handles_in
 from quantum_async.core.errors import (
     CircularDependencyError,
     PlanError,
@@ -50,7 +50,9 @@ def compile_plan(
     uses: dict[int, tuple[str, ...]] = {}
     for number, unit in enumerate(units.values()):
         # Most units of big graphs are declared by names alone: no list is made for them.
-        if not unit.declared and unit.options.plain and not unit.options.streams:
+        options = unit.options
+        alone = not (unit.declared or options.streams or options.shape)
+        if alone and options.binding is CONTEXT:
             edges_up.append(())
             continue
         ends, taken = _ends(unit, units, index, resources, problems)

@@ -47,7 +47,7 @@ class UnitOptions:
     streams: tuple[str | Handle, ...] = ()
     shape: Shape | None = None
     binding: Binding = CONTEXT
-    # No limit, fallback or retry and `fn(ctx)`: the driver has a shorter way for such units.
+    # No limit, fallback or retry: the driver has a shorter way for such units.
     plain: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -56,7 +56,6 @@ class UnitOptions:
             and self.deadline is None
             and self.retry is None
             and self.fallback is NO_FALLBACK
-            and self.binding is CONTEXT
             and self.shape is None
         )
         object.__setattr__(self, "plain", plain)

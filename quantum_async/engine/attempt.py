@@ -118,6 +118,26 @@ async def attempt_plain(
         engine.broke(bug, unit)
 
 
+async def attempt_bound(
+    engine: Reports,
+    unit: int,
+    function: Callable[..., Coroutine[Any, Any, Any]],
+    binding: Binding,
+    ctx: ExecutionContext[Any],
+) -> None:
+    """Run a coroutine function that has no limits, with arguments of its own."""
+    try:
+        try:
+            args, kwargs = binding.bind(ctx)
+            value = await function(*args, **kwargs)
+        except BaseException as error:
+            _sort_out(engine, unit, None, error)
+        else:
+            engine.completed(unit, value)
+    except BaseException as bug:
+        engine.broke(bug, unit)
+
+
 async def attempt_full(
     engine: Reports, unit: int, job: Job, work: Work, limit: Limit | None
 ) -> None:

@@ -10,11 +10,13 @@ from typing import Any, Protocol
 
 from anyio import CancelScope
 
+from quantum_async.core.binding import CONTEXT
 from quantum_async.core.context import ExecutionContext
 from quantum_async.core.phases import OPEN, RUNNING
 from quantum_async.core.shapes import STREAM
 from quantum_async.engine.attempt import (
     Work,
+    attempt_bound,
     attempt_full,
     attempt_plain,
     bound,
@@ -113,10 +115,12 @@ class Attempts:
         handle = self._handles[unit]
         ctx = ExecutionContext.of(self._view, unit, attempt)
         coroutine: Coroutine[Any, Any, None]
-        if self._short[lane] and handle.options.plain:
+        if not (self._short[lane] and handle.options.plain):
+            coroutine = self._full_attempt(unit, ctx, self._places[lane])
+        elif (binding := handle.options.binding) is CONTEXT:
             coroutine = attempt_plain(self._outcomes, unit, handle.function, ctx)
         else:
-            coroutine = self._full_attempt(unit, ctx, self._places[lane])
+            coroutine = attempt_bound(self._outcomes, unit, handle.function, binding, ctx)
         self.spawn(unit, coroutine, f"{self._prefix}{self._names[unit]}#{attempt}")
 
     def _full_attempt(

@@ -74,18 +74,21 @@ def test_options_are_kept_as_they_were_given() -> None:
         {"retry": RetryPolicy()},
         {"fallback": None},
         {"metadata": {"fallback_value": None}},
-        {"binding": ExactBinding((), {})},
     ],
     ids=lambda given: next(iter(given)),
 )
-def test_a_unit_with_limits_retries_fallback_or_arguments_is_not_plain(
+def test_a_unit_with_limits_retries_or_fallback_is_not_plain(
     given: dict[str, Any],
 ) -> None:
     assert not make_options("u", **given).plain
 
 
-@pytest.mark.parametrize("given", [{"priority": 1}, {"cost": 1}, {"mode": "thread"}])
-def test_what_only_orders_or_places_a_unit_leaves_it_plain(given: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "given",
+    [{"priority": 1}, {"cost": 1}, {"mode": "thread"}, {"binding": ExactBinding((), {})}],
+    ids=lambda given: next(iter(given)),
+)
+def test_what_only_orders_places_or_calls_a_unit_leaves_it_plain(given: dict[str, Any]) -> None:
     assert make_options("u", **given).plain
 
 
