@@ -36,8 +36,9 @@ class Lanes:
     """
 
     __slots__ = (
-        "_budget", "_children", "_fifo", "_first_child", "_followers", "_heaps", "_made_from",
-        "_many_lanes", "_needs", "_next", "_ranks", "_resuming", "_sorted", "_units",
+        "_budget", "_busy", "_children", "_fifo", "_first_child", "_followers", "_heaps",
+        "_lane_of", "_made_from", "_many_lanes", "_needs", "_next", "_ranks", "_resuming",
+        "_sorted", "_units",
         "_unlimited", "gauges", "just_ready", "lane_used", "lanes", "parents", "phase",
         "refused_by", "used", "wakes_in",
     )  # fmt: skip
@@ -67,6 +68,9 @@ class Lanes:
         self._unlimited = not any(self.gauges) and budget is None
         self._sorted: list[list[int]] = [[] for _ in self.gauges]
         self._heaps: list[list[int]] = [[] for _ in self.gauges]
+        # Lanes that have somebody queued, and perhaps some others; not kept while there is but one.
+        self._busy: set[int] = set()
+        self._lane_of = {(lane, uses): lane for lane, uses in enumerate(self._needs)}
         self._followers: dict[int, int] = {}  # who gets whose slot
         self._next: deque[int] = deque()  # those whose turn has come
         self._resuming: deque[int] = deque()  # those that want their slot back
@@ -101,6 +105,8 @@ class Lanes:
         else:
             rank = self._ranks[stands_for]
         heappush(self._heaps[lane], rank)
+        if self._many_lanes:
+            self._busy.add(lane)
         if self.just_ready is not None and not told:
             self.just_ready.append(unit)
 
@@ -111,6 +117,7 @@ class Lanes:
         else:
             for rank in ranks:
                 self._sorted[self.lanes[self._units[rank]]].append(rank)
+            self._busy.update(range(len(self.gauges)))
         if len(ranks) == len(self.phase):
             self.phase[:] = bytes([READY]) * len(ranks)
         else:
@@ -133,9 +140,9 @@ class Lanes:
     def lane_with(self, lane: int, needs: Needs) -> int:
         """Return the lane that is as another and whose units use `needs`; made if there is none."""
         first = self._made_from[lane]
-        for number, known in enumerate(self._needs):
-            if known == needs and self._made_from[number] == first:
-                return number
+        known = self._lane_of.get((first, needs))
+        if known is not None:
+            return known
         self.gauges.append(self.gauges[lane])
         self._made_from.append(first)
         self._needs.append(needs)
@@ -143,8 +150,11 @@ class Lanes:
         self._heaps.append([])
         self._children.append({})
         self.lane_used.append(0)
-        self._many_lanes = True
-        return len(self.gauges) - 1
+        if not self._many_lanes:
+            self._many_lanes = True
+            self._busy.add(0)
+        made = self._lane_of[first, needs] = len(self.gauges) - 1
+        return made
 
     def move(self, unit: int, lane: int) -> None:
         """Put a unit that is not queued into another lane."""
@@ -196,15 +206,20 @@ class Lanes:
     def _best_lane(self) -> int:
         """Return the lane with room whose queue has the best unit; `NOBODY` if none has."""
         best_lane, best = NOBODY, NO_LIMIT
-        for lane, heap in enumerate(self._heaps):
-            batch = self._sorted[lane]
+        idle = []
+        for lane in self._busy:
+            batch, heap = self._sorted[lane], self._heaps[lane]
             if self._needs[lane]:
                 self._shed(lane)
+            if not (batch or heap):
+                idle.append(lane)
+                continue
             rank = batch[-1] if batch else NO_LIMIT
             if heap and heap[0] < rank:
                 rank = heap[0]
-            if rank < best and self._has_room(lane):
+            if (rank, lane) < (best, best_lane) and self._has_room(lane):
                 best_lane, best = lane, rank
+        self._busy.difference_update(idle)
         return best_lane
 
     def _shed(self, lane: int) -> None:

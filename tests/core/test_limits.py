@@ -9,6 +9,8 @@ from hypothesis import given
 
 from quantum_async import Backpressure, Limit, PlanError
 from quantum_async.core.limits import Budget, checked_limits, needs_of, seconds_of, unmet
+from quantum_async.core.ranking import ranking_of
+from quantum_async.core.scheduler import NOBODY, Scheduler
 
 
 class Now:
@@ -342,3 +344,35 @@ def test_limits_of_two_budgets_are_one_state_where_they_are_shared():
 def test_backpressure_says_for_how_long(seconds):
     with pytest.raises(ValueError, match="'api'"):
         Backpressure("api", seconds)
+
+
+# -- the scheduler's lanes ---------------------------------------------------------------------
+
+
+class OneUnit:
+    edges_up = edges_down = ((),)
+    in_degrees = (0,)
+
+
+def test_units_that_use_the_same_share_a_lane_and_each_takes_its_own_tokens():
+    budget, _ = budget_of(memory=10)
+    scheduler = Scheduler(OneUnit(), ranking_of([0], [()]), budget=budget, special=b"\1")
+    scheduler.open(scheduler.openings.popleft())
+    three, six = (("memory", 3),), (("memory", 6),)
+    assert scheduler.lane_with(0, ()) == 0
+    lanes = [scheduler.lane_with(0, needs) for needs in (six, three, six)]
+    assert lanes == [1, 2, 1]
+    children = [scheduler.add(0, lane) for lane in lanes]
+    for child in children:
+        scheduler.queue(child)
+    assert [scheduler.next_start() for _ in children] == [children[0], children[1], NOBODY]
+    scheduler.check_invariants()
+    assert budget.used("memory") == 9
+    scheduler.complete(children[0])
+    assert scheduler.next_start() == children[2]
+    scheduler.check_invariants()
+    for child in children[1:]:
+        scheduler.complete(child)
+    scheduler.complete(0)
+    assert scheduler.finished
+    assert budget.idle
