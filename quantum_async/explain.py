@@ -65,6 +65,8 @@ def _failures(records: list[UnitRecord]) -> list[str]:
         lines.append(f"… and {len(failed) - _MOST} more failures")
     causes = Counter(r.cause for r in records if r.state is UnitState.SKIPPED)
     lines += [f"{count} skipped because {cause}" for cause, count in causes.most_common(_MOST)]
+    causes = Counter(r.cause for r in records if r.state is UnitState.CANCELED)
+    lines += [f"{count} canceled: {cause}" for cause, count in causes.most_common(_MOST)]
     fallbacks = [r.name for r in records if r.fallback_used]
     if fallbacks:
         lines.append(f"fallbacks stand in for: {', '.join(fallbacks[:_MOST])}")

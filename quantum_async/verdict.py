@@ -13,6 +13,8 @@ _MOST = 10  # failed units that are named one by one
 def failed(result: RunResult) -> ExecutionError:
     """Return the error of a run in which units failed."""
     errors = result.errors
+    if not errors:
+        return ExecutionError(_stopped(result), errors, result)
     units = "unit" if len(errors) == 1 else "units"
     lines = [f"{len(errors)} {units} of {_all(result)} failed{_losses(result)}:"]
     for name, error in list(errors.items())[:_MOST]:
@@ -24,6 +26,18 @@ def failed(result: RunResult) -> ExecutionError:
     if len(result):
         lines.append("results of the others are in .result and get_partial_results()")
     return ExecutionError("\n".join(lines), errors, result)
+
+
+def _stopped(result: RunResult) -> str:
+    ledger = result._ledger
+    canceled = ledger.scheduler.in_phase(CANCELED)
+    cause = ledger.stop_cause or next(filter(None, map(ledger.cause, canceled)), "")
+    completed = ledger.scheduler.phase.count(COMPLETED)
+    return (
+        f"the run was stopped ({cause}): {completed} of {_all(result)} units had completed"
+        f"{_losses(result)}; what completed is in .result, and run(resume_from=error.result) goes "
+        "on from there"
+    )
 
 
 def first_error(result: RunResult) -> BaseException | None:
