@@ -315,6 +315,8 @@ class QuantumPartitioner(Forms[T, R]):
         result = RunResult(engine.ledger, engine.pauses)
         if runtime is not None:
             runtime.add(engine)
+        if request.outer is not None:
+            request.outer.began(engine)
         try:
             await engine.run()
         finally:

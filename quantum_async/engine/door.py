@@ -6,12 +6,12 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from quantum_async.core.events import UnitEmitted
-from quantum_async.core.phases import OPEN, RUNNING
+from quantum_async.core.phases import CANCELED, OPEN, RUNNING
 from quantum_async.core.record import Outcome
 from quantum_async.engine.bus import NestedBus
 from quantum_async.engine.growth import Growth
 from quantum_async.engine.loops import running_loop
-from quantum_async.engine.setup import Outer, Setup
+from quantum_async.engine.setup import Inside, Outer, Setup
 
 T = TypeVar("T")
 
@@ -20,6 +20,15 @@ class Host(Protocol):
     """What the door asks of the engine."""
 
     priority: float
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the run is being stopped."""
+        ...
+
+    def drop(self, unit: int, cause: str) -> None:
+        """Cancel a unit that nobody needs any more."""
+        ...
 
     def poke(self) -> None:
         """See to it that the pump runs in the loop's next turn."""
@@ -132,6 +141,12 @@ class Door:
         count = self._nestings[unit] = self._nestings.get(unit, 0) + 1
         prefix = f"{name}/" if count == 1 else f"{name}/{count}/"
         self._host.share()
+        begun: list[Inside] = []
+
+        def began(run: Inside) -> None:
+            begun.append(run)
+            setup.inside.add(run)
+
         outer = Outer(
             run_id=f"{ledger.run_id}/{prefix[:-1]}",
             slots=setup.slots,
@@ -140,8 +155,17 @@ class Door:
             ends_at=self._host.ends_at(unit),
             priority=self._host.priority,
             keep=ledger.nested.setdefault(unit, []).append,
+            began=began,
         )
-        return await self.without_slot(unit, setup.nest(flow, input, options, outer))
+        try:
+            return await self.without_slot(unit, setup.nest(flow, input, options, outer))
+        finally:
+            setup.inside.difference_update(begun)
+            cut_short = any(CANCELED in run.ledger.scheduler.phase for run in begun)
+            if self._host.stopping and cut_short:
+                # Because this run is: the unit is cancelled, and did not fail.
+                self._host.drop(unit, ledger.stop_cause or "")
+                await asyncio.sleep(0)
 
 
 async def _listed(values: Any) -> AsyncIterator[Any]:

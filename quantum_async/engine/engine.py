@@ -189,8 +189,7 @@ class Engine:
         """
         if self._stopped or self._done:
             return
-        self._stopped = True
-        self._waits_for_threads = waits_for_threads
+        self._stopped, self._waits_for_threads = True, waits_for_threads
         self.drain(cause)
         self._ledger.stop_cause = cause
         self._attempts.cancel_all()
@@ -202,14 +201,15 @@ class Engine:
             return
         self.stopping = True
         self._ledger.stop_cause = cause
+        for run in tuple(self._setup.inside):
+            run.drain(cause)
         self._timers.clear()
         told: list[int] = []
         if UnitCanceled in self._bus:
             told = [u for phase in (WAITING, *QUEUED) for u in self._scheduler.in_phase(phase)]
-        now = self._clock()
         queued = self._scheduler.cancel_waiting()
         for unit in queued:
-            self._ledger.ends[unit] = now
+            self._ledger.ends[unit] = self._clock()
         for unit in told:
             self._bus.tell(UnitCanceled, self._names[unit], self._ledger.attempts[unit], cause)
         if self.growth is not None:

@@ -38,6 +38,19 @@ class Companion(Protocol):
         ...
 
 
+class Inside(Protocol):
+    """A run inside this one."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """What happened in it."""
+        ...
+
+    def drain(self, cause: str) -> None:
+        """Let nothing start any more, and what runs go on."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Outer:
     """The run around a nested one, as that needs it.
@@ -50,6 +63,7 @@ class Outer:
         ends_at: When the unit around it must have ended, by the loop's clock.
         priority: Larger goes before other runs.
         keep: Takes the nested run's result, however it ends.
+        began: Takes the nested run, before it runs.
     """
 
     run_id: str
@@ -59,6 +73,7 @@ class Outer:
     ends_at: float
     priority: float
     keep: Callable[[Any], None]
+    began: Callable[[Inside], None]
 
 
 # Runs a partitioner inside a run: from the partitioner, its input and the options of the run.
@@ -91,6 +106,7 @@ class Setup:
         nest: Runs a partitioner inside the run.
         ends_at: When the run must have ended, by the loop's clock, because of one around it.
         priority: Larger goes before other runs that it shares something with.
+        inside: The runs that go on inside it.
         complain: Takes a sentence about what is wrong, and an exception or None.
     """
 
@@ -116,6 +132,7 @@ class Setup:
     nest: Nest | None = None
     ends_at: float = math.inf
     priority: float = 0
+    inside: set[Inside] = field(default_factory=set)
 
     @property
     def is_special(self) -> bool:
