@@ -69,7 +69,7 @@ class Resources:
         self._view = view
         self._told = told
         self._complain = complain
-        self._live: dict[str, _Live] = {}  # in the order of opening
+        self._live: dict[str, _Live] = {}  # in the order in which they were open
         self._closer: asyncio.Task[None] | None = None
         self._users: dict[str, set[int | str]] = {name: set() for name in plan.resources}
         for unit, names in plan.uses_resources.items():
@@ -117,6 +117,7 @@ class Resources:
             args, kwargs = resource.binding.bind(ExecutionContext.of(surroundings, unit, 1))
             async with resource.opens(*args, **kwargs) as value:
                 self._view.opened[live.name] = value
+                self._live[live.name] = self._live.pop(live.name)
                 live.opened.set_result(True)
                 await live.closing
                 self._view.opened.pop(live.name, None)
