@@ -12,7 +12,7 @@ _MOST = 10  # failed units that are named one by one
 
 def failed(result: RunResult) -> ExecutionError:
     """Return the error of a run in which units failed."""
-    errors = result.errors
+    errors = _guilty(result)
     if not errors:
         return ExecutionError(_stopped(result), errors, result)
     units = "unit" if len(errors) == 1 else "units"
@@ -58,6 +58,12 @@ def out_of_time(result: RunResult, limit: float) -> RunTimeoutError:
         limit,
         result,
     )
+
+
+def _guilty(result: RunResult) -> dict[str, BaseException]:
+    """Return the failures that are the run's: not those of races, or that a map collects."""
+    ledger = result._ledger
+    return {ledger.rows.names[unit]: ledger.errors[unit] for unit in ledger.guilty}
 
 
 def _all(result: RunResult) -> int:
