@@ -44,9 +44,10 @@ from quantum_async.engine.placement import (
 from quantum_async.engine.rows import Rows
 from quantum_async.engine.setup import Companion, Nest, Setup
 from quantum_async.engine.view import View
+from quantum_async.inputs import input_problems
 from quantum_async.observe.log import complain, context_binder
 from quantum_async.request import RunRequest
-from quantum_async.scope import Scope, beyond_limits, check_input, scope_of
+from quantum_async.scope import Scope, beyond_limits, scope_of
 from quantum_async.tuning import machine_load, usable_cpus
 
 
@@ -64,7 +65,7 @@ def launch(plan: ExecutionPlan, request: RunRequest, nest: Nest) -> Engine:
     problems: list[PlanError] = []
     scope = scope_of(plan, request, problems)
     placement = place_units(plan, request.mode, request.strategy)
-    check_input(plan, request, scope, problems)
+    problems += input_problems(plan, request.input, scope.given.keys() | set(scope.outside))
     problems += beyond_limits(plan, request, scope)
     if problems:
         raise PlanError.of(problems)

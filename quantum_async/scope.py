@@ -1,20 +1,16 @@
-"""What a run is about: which units it runs, what it is given, and whether that is enough."""
+"""What a run is about: which units it runs, and which results it is given."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from quantum_async.core import graph
-from quantum_async.core.binding import Handle, WiredBinding
+from quantum_async.core.binding import Handle
 from quantum_async.core.errors import (
-    DuplicateUnitError,
-    MissingInputError,
     PlanError,
-    did_you_mean,
 )
 from quantum_async.core.limits import unmet
-from quantum_async.core.plan import ExecutionPlan, Unit
-from quantum_async.core.shapes import ItemBinding
+from quantum_async.core.plan import ExecutionPlan
 from quantum_async.request import Names, RunRequest
 from quantum_async.result import RunResult
 
@@ -115,46 +111,3 @@ def beyond_limits(plan: ExecutionPlan, request: RunRequest, scope: Scope) -> Ite
             problem = unmet(unit.id, uses, limits)
             if problem is not None:
                 yield problem
-
-
-def check_input(
-    plan: ExecutionPlan, request: RunRequest, scope: Scope, problems: list[PlanError]
-) -> None:
-    """Find what units cannot be called with."""
-    given = request.input
-    keys = given if isinstance(given, Mapping) else {}
-    problems += [
-        DuplicateUnitError(
-            f"{key!r} is both a {'unit' if key in plan.index else 'resource'} and a key of the "
-            f"run's input, so ctx[{key!r}] could mean "
-            "either: rename one of the two"
-        )
-        for key in keys
-        if key in plan.index or key in plan.resources
-    ]
-    idle = scope.given.keys() | set(scope.outside)
-    for number in plan.wired:
-        unit = plan.handles[number]
-        binding = unit.options.binding
-        if isinstance(binding, ItemBinding):
-            binding = binding.others
-        if isinstance(binding, WiredBinding) and number not in idle:
-            needed = [n for n in binding.names if n not in binding.optional]
-            known = (plan.index, plan.resources, keys)
-            missing = [n for n in needed if not any(n in names for names in known)]
-            problems += [_missing(unit, name, keys, plan, given) for name in missing]
-
-
-def _missing(
-    unit: Unit, name: str, keys: Mapping[Any, Any], plan: ExecutionPlan, given: Any
-) -> MissingInputError:
-    near = did_you_mean(name, [*map(str, keys), *plan.names])
-    why = (
-        "" if isinstance(given, Mapping | None) else f" (it is no mapping: {type(given).__name__})"
-    )
-    if name == "context":
-        near = "; for the ExecutionContext, name it 'ctx' or annotate it"
-    return MissingInputError(
-        f"unit {unit.id!r} has a parameter {name!r}, and neither a unit nor a key of the run's "
-        f"input{why} has that name{near}; give it in the input, or give the parameter a default"
-    )
