@@ -66,6 +66,8 @@ class Fan:
 
     Attributes:
         failures: Errors of children, in the order in which they came.
+        source_error: Why no more items could be had.
+        unclean: What the clean-up of its source raised when it was stopped.
         lost: Whether its source ended without a result.
         stopped: Whether it was stopped.
     """
@@ -87,9 +89,11 @@ class Fan:
         self._gap: asyncio.Future[None] | None = None
         self._backlog: deque[tuple[int, Any]] = deque()
         self._results: list[Any] = []
-        self._source_over = self._over = self._passes_errors = False
+        self._source_over = self._over = self._passes_errors = self._filling = False
         self._active = self._ready = self._made = 0
         self.failures: list[BaseException] = []
+        self.source_error: BaseException | None = None
+        self.unclean: BaseException | None = None
         self.lost = self.stopped = False
 
     # -- where items come from --------------------------------------------------------------
@@ -108,6 +112,8 @@ class Fan:
         """
         if isinstance(items, AsyncIterable):
             self._pulling = asyncio.Task(self._pull(items))
+            # Cancelled before its first step, it could not report.
+            self._pulling.add_done_callback(self._pulled)
         elif isinstance(items, Iterable):
             self._source = iter(items)
             self.refill()
@@ -129,12 +135,21 @@ class Fan:
                         self._gap = asyncio.get_running_loop().create_future()
                         await self._gap
         except asyncio.CancelledError:
-            if not self.stopped:
-                self.failures.append(asyncio.CancelledError("the items were cancelled"))
+            raise
         except BaseException as error:
-            self.failures.append(error)
+            self._source_failed(error)
+
+    def _pulled(self, task: "asyncio.Task[None]") -> None:
+        if task.cancelled() and not self.stopped:
+            self._source_failed(asyncio.CancelledError("the items were cancelled"))
         self._pulling = None
         self.source_over(lost=False)
+
+    def _source_failed(self, error: BaseException) -> None:
+        if self.stopped:
+            self.unclean = error  # no clean-up goes over a cancellation
+        else:
+            self.source_error = error
 
     @property
     def has_room(self) -> bool:
@@ -168,6 +183,20 @@ class Fan:
 
     def refill(self) -> None:
         """Make as many children as may be."""
+        if self._filling:
+            return  # a child that could not even start has ended; the loop below goes on
+        self._filling = True
+        try:
+            self._make_children()
+        finally:
+            self._filling = False
+        if self.has_room:
+            if self._gap is not None and not self._gap.done():
+                self._gap.set_result(None)
+            if self._upstream is not None:
+                self._upstream.taken()
+
+    def _make_children(self) -> None:
         while self._backlog and self._may_make():
             self._make(*self._backlog.popleft())
         while self._source is not None and self._may_make():
@@ -178,15 +207,10 @@ class Fan:
                 self.source_over(lost=False)
             except BaseException as error:
                 self._source = None
-                self.failures.append(error)
+                self._source_failed(error)
                 self.source_over(lost=False)
             else:
                 self._make(self._made, item)
-        if self.has_room:
-            if self._gap is not None and not self._gap.done():
-                self._gap.set_result(None)
-            if self._upstream is not None:
-                self._upstream.taken()
 
     def _make(self, index: int, item: Any) -> None:
         self._made += 1
@@ -236,9 +260,16 @@ class Fan:
     # -- the end ----------------------------------------------------------------------------
 
     @property
-    def made(self) -> int:
-        """How many children it made."""
-        return self._made
+    def error(self) -> BaseException | None:
+        """Why the map failed, None if it did not."""
+        if not self.failures:
+            return self.source_error
+        count = len(self.failures)
+        told = f"{count} item{'s' * (count != 1)} of {self._handle.id!r} failed"
+        if self.source_error is None:
+            return BaseExceptionGroup(told, self.failures)
+        told += ", and so did what it goes over"
+        return BaseExceptionGroup(told, [*self.failures, self.source_error])
 
     @property
     def results(self) -> list[Any]:
@@ -253,7 +284,10 @@ class Fan:
             close: Callable[[], None] | None = getattr(self._source, "close", None)
             self._source = None
             if close is not None:
-                close()
+                try:
+                    close()
+                except BaseException as error:
+                    self.unclean = error
         self._source_over = True
         if self._pulling is not None:
             self._pulling.cancel()

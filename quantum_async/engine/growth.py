@@ -178,7 +178,7 @@ class Growth:
             else:
                 fan.over(shape.over)
         except BaseException as error:
-            fan.failures.append(error)
+            fan.source_error = error
             fan.stop()
 
     def _follow(self, fan: Fan, source: int) -> None:
@@ -213,10 +213,11 @@ class Growth:
         """A map has ended, in one way or another."""
         unit = fan.unit
         del self._fans[unit]
-        if fan.stopped and not fan.failures:
-            self._outcomes.attempt_canceled(unit, None, None)
-        elif fan.failures:
-            self._outcomes.failed_for_good(unit, self._failure(fan))
+        error = fan.error
+        if error is not None:
+            self._outcomes.failed_for_good(unit, error)
+        elif fan.stopped:
+            self._outcomes.attempt_canceled(unit, None, fan.unclean)
         elif fan.lost:
             name = items_of(self._rows.handles[unit].options.shape.over)  # type: ignore[union-attr]
             source = self._plan.index[name or ""]
@@ -238,13 +239,6 @@ class Growth:
     def read(self, unit: int, source: int) -> AsyncIterator[Any]:
         """Iterate over the items of a unit as they come, for another one."""
         return self._streams.read(unit, source)
-
-    def _failure(self, fan: Fan) -> BaseException:
-        unit, failures = fan.unit, fan.failures
-        if not fan.made:
-            return failures[0]
-        name = self._rows.names[unit]
-        return BaseExceptionGroup(f"{len(failures)} items of {name!r} failed", failures)
 
     # -- nested runs ------------------------------------------------------------------------
 
