@@ -215,6 +215,11 @@ class Attempts:
         """The attempt is to be cancelled through this scope."""
         self.scopes[unit] = scope
 
+    def is_stopping(self, unit: int) -> bool:
+        """Whether a unit's attempt is being stopped, by the engine or by its time limit."""
+        scope = self.scopes.get(unit)
+        return unit in self._asked or (scope is not None and scope.cancel_called)
+
     def ends_at(self, unit: int) -> float:
         """Return when a unit's attempt must have ended, by the loop's clock."""
         scope = self.scopes.get(unit)

@@ -12,6 +12,7 @@ from quantum_async.engine.bus import NestedBus
 from quantum_async.engine.growth import Growth
 from quantum_async.engine.loops import running_loop
 from quantum_async.engine.setup import Inside, Outer, Setup
+from quantum_async.engine.suspension import Suspension
 
 T = TypeVar("T")
 
@@ -42,12 +43,9 @@ class Host(Protocol):
         """Return when a unit must have ended, by the loop's clock."""
         ...
 
-    def wait_for_slot(self, unit: int) -> "asyncio.Future[None]":
-        """Return what is done when a suspended unit has its slot back."""
-        ...
-
-    def want_no_slot(self, unit: int) -> None:
-        """A suspended unit has been cancelled while it waited."""
+    @property
+    def suspension(self) -> Suspension:
+        """The units that wait without their slot."""
         ...
 
 
@@ -58,6 +56,9 @@ class Door:
         setup: All that the run is made of.
         host: The engine.
         growth: What is special in the run, if anything is.
+
+    Attributes:
+        nested: For each unit inside which runs go on, the tasks that wait for them.
     """
 
     def __init__(self, setup: Setup, host: Host, growth: Growth | None) -> None:
@@ -66,6 +67,8 @@ class Door:
         self._growth = growth
         self._loop = asyncio.get_running_loop()
         self._nestings: dict[int, int] = {}  # how many runs each unit has begun
+        self.nested: dict[int, set[asyncio.Task[Any]]] = {}
+        self._emptied: asyncio.Future[None] | None = None
         if growth is not None:
             growth.door = self
 
@@ -94,27 +97,7 @@ class Door:
 
     async def without_slot(self, unit: int, waiting: Awaitable[T]) -> T:
         """Wait for something while the unit's slot, and what it uses of limits, is free."""
-        scheduler = self._setup.scheduler
-        if scheduler.phase[unit] != RUNNING:
-            return await waiting  # it has none
-        scheduler.suspend(unit)
-        self._host.poke()
-        try:
-            result = await waiting
-        except asyncio.CancelledError:
-            raise  # it will not go on
-        except BaseException:
-            await self._with_slot(unit)
-            raise
-        await self._with_slot(unit)
-        return result
-
-    async def _with_slot(self, unit: int) -> None:
-        try:
-            await self._host.wait_for_slot(unit)
-        except asyncio.CancelledError:
-            self._host.want_no_slot(unit)
-            raise
+        return await self._host.suspension.without_slot(unit, waiting)
 
     async def nest(
         self,
@@ -137,6 +120,28 @@ class Door:
                 f"unit {name!r} called ctx.run outside the event loop of its run; in a thread use "
                 "anyio.from_thread.run"
             )
+        task = asyncio.current_task()
+        assert task is not None  # this is a coroutine, in its loop
+        tasks = self.nested.setdefault(unit, set())
+        tasks.add(task)
+        try:
+            return await self._nest(unit, name, flow, input, options)
+        finally:
+            tasks.discard(task)
+            if not tasks and self.nested.get(unit) is tasks:
+                del self.nested[unit]
+            if self._emptied is not None and not self.nested and not self._emptied.done():
+                self._emptied.set_result(None)
+
+    async def _nest(
+        self,
+        unit: int,
+        name: str,
+        flow: Any,
+        input: Any,  # noqa: A002
+        options: dict[str, Any],
+    ) -> Any:
+        setup, ledger = self._setup, self._setup.ledger
         assert setup.nest is not None  # whoever puts an engine together gives it
         count = self._nestings[unit] = self._nestings.get(unit, 0) + 1
         prefix = f"{name}/" if count == 1 else f"{name}/{count}/"
@@ -166,6 +171,18 @@ class Door:
                 # Because this run is: the unit is cancelled, and did not fail.
                 self._host.drop(unit, ledger.stop_cause or "")
                 await asyncio.sleep(0)
+
+    def attempt_over(self, unit: int) -> None:
+        """A unit's attempt has ended: no run goes on inside it, in tasks that it left behind."""
+        self._host.suspension.attempt_over(unit)
+        for task in self.nested.get(unit, ()):
+            task.cancel()
+
+    async def close(self) -> None:
+        """Wait for the runs that were cancelled because their units had ended."""
+        while self.nested:
+            self._emptied = self._loop.create_future()
+            await self._emptied
 
 
 async def _listed(values: Any) -> AsyncIterator[Any]:

@@ -38,6 +38,7 @@ from quantum_async.engine.hub import hub_of
 from quantum_async.engine.loops import all_ended
 from quantum_async.engine.outcomes import Outcomes
 from quantum_async.engine.setup import Setup
+from quantum_async.engine.suspension import Suspension
 from quantum_async.engine.timers import Timers
 
 _GRACE = 5.0  # seconds after a cancellation until a unit is named as ignoring it
@@ -56,10 +57,10 @@ class Engine:
 
     __slots__ = (
         "__weakref__", "_attempts", "_broken", "_bus", "_canceled", "_clock", "_context", "_done",
-        "_ends_at", "_hub", "_interrupted", "_ledger", "_limit_timer", "_loop", "_names",
-        "_outcomes", "_pump_due", "_pumping", "_rare", "_resumes", "_scheduler", "_scopes",
-        "_setup", "_stopped", "_tasks", "_tells_start", "_timers", "_waiter", "_waits_for_threads",
-        "growth", "ledger", "priority", "stopping", "timed_out",
+        "_door", "_ends_at", "_hub", "_interrupted", "_ledger", "_limit_timer", "_loop", "_names",
+        "_outcomes", "_pump_due", "_pumping", "_rare", "_scheduler", "_scopes", "_setup",
+        "_stopped", "_tasks", "_tells_start", "_timers", "_waiter", "_waits_for_threads", "growth",
+        "ledger", "priority", "stopping", "suspension", "timed_out",
     )  # fmt: skip
 
     def __init__(self, setup: Setup) -> None:
@@ -71,9 +72,9 @@ class Engine:
         self._clock = setup.clock
         self._loop = asyncio.get_running_loop()
         self._context = copy_context()  # the caller's
-        self._resumes: dict[int, asyncio.Future[None]] = {}  # units that want their slot back
         self._pumping = self._pump_due = False
         self._waiter: asyncio.Future[None] | None = None
+        self._door: Door | None = None
         self._done = False
         self.stopping = self.timed_out = self._broken = self._waits_for_threads = False
         self._stopped = self._canceled = False
@@ -85,6 +86,7 @@ class Engine:
         )
         self._attempts = Attempts(setup, self._outcomes, self, self._timers, self._context)
         self._tasks, self._scopes = self._attempts.tasks, self._attempts.scopes
+        self.suspension = Suspension(setup.scheduler, self.poke, self._attempts.is_stopping)
         self.growth = Growth(setup, self._outcomes, self) if setup.is_special else None
         self._hub = hub_of(self._loop, _SLICE) if setup.shares else None
         # Whether a start may be more than one of a unit that waited for a slot.
@@ -126,7 +128,8 @@ class Engine:
             self._ends_at = min(self._ends_at, self._loop.time() + seconds)
             time_limit = self._loop.call_later(seconds, self._time_up)
         view = self._setup.view
-        view.open(Door(self._setup, self, self.growth))
+        self._door = Door(self._setup, self, self.growth)
+        view.open(self._door)
         self._bus.tell(RunStarted, self._scheduler.unfinished, view.environment["partitioner"])
         for companion in self._setup.companions:
             companion.begin(self)
@@ -140,6 +143,8 @@ class Engine:
             ends.append(self.growth.close())
         if ledger.errors:
             ends.append(release_all(ledger.errors.values(), self._clock, _SLICE))
+        if self._door is not None and self._door.nested:
+            ends.append(self._door.close())
         again = await all_ended(ends)
         ledger.ended = self._clock()
         self._setup.view.close()
@@ -150,7 +155,8 @@ class Engine:
             self._hub.leave(self)
         self._timers.close()  # which holds the engine, as these do
         self._attempts.close()
-        self.growth = None
+        self.growth = self._door = None
+        del self.suspension
         self._bus.tell(RunFinished, self._verdict(), ledger.ended - ledger.began)
         self._outcomes.close()
         if again is not None:
@@ -357,8 +363,7 @@ class Engine:
 
     def _start_special(self, unit: int, now: float) -> None:
         """Start a unit of a run in which a start may be more than that."""
-        if unit in self._resumes:
-            self._resumes.pop(unit).set_result(None)
+        if self.suspension.resuming and self.suspension.go_on(unit):
             return
         if self.growth is not None and not self._ledger.attempts[unit]:
             self.growth.started(unit)
@@ -388,6 +393,8 @@ class Engine:
         self._tasks.pop(unit, None)
         if self._scopes:
             self._scopes.pop(unit, None)
+        if self._door is not None and self._door.nested:
+            self._door.attempt_over(unit)
         if self.growth is not None:
             self.growth.left(unit)
         if not self._pumping:
@@ -422,18 +429,6 @@ class Engine:
             self._attempts.add_lane_like(lane)
             self._ledger.where.append(self._ledger.where[lane])
         return number
-
-    def wait_for_slot(self, unit: int) -> asyncio.Future[None]:
-        """Return what is done when a suspended unit has its slot back."""
-        again = self._resumes[unit] = self._loop.create_future()
-        self._scheduler.resume(unit)
-        self.poke()
-        return again
-
-    def want_no_slot(self, unit: int) -> None:
-        """A suspended unit has been cancelled while it waited."""
-        if self._resumes.pop(unit, None) is not None:
-            self._scheduler.withdraw(unit)
 
     def share(self) -> None:
         """Take turns with other runs from now on: one inside this one uses its slots."""
