@@ -1,6 +1,6 @@
 """From units to a plan, with every problem of them found at once."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -79,7 +79,7 @@ def compile_plan(
         measured,
         resources=MappingProxyType(dict(resources)),
         uses_resources=uses,
-        streams=_streams(list(units.values()), edges_down),
+        streams=_streams(list(units.values()), edges_up, edges_down),
         limits=limits,
     )
     vars(plan)["index"] = index  # the cached property, which every run needs
@@ -146,15 +146,58 @@ def _beyond(units: Iterable[Unit], limits: Mapping[str, Limit]) -> Iterator[Plan
                 yield problem
 
 
-def _streams(units: list[Unit], edges_down: graph.Edges) -> dict[int, tuple[int, ...]]:
+def _streams(
+    units: list[Unit], edges_up: graph.Edges, edges_down: graph.Edges
+) -> dict[int, tuple[int, ...]]:
     """Return which dependents of units that give items while they run start with them."""
-    found = {}
+    found: dict[int, tuple[int, ...]] = {}
     for number, unit in enumerate(units):
         shape = unit.options.shape
         if shape is STREAM or isinstance(shape, Mapped):
             below = tuple(n for n in edges_down[number] if _takes_items(units[n], unit))
             if below:
                 found[number] = below
+    return _without_deadlocks(found, edges_up)
+
+
+def _without_deadlocks(
+    streams: dict[int, tuple[int, ...]], edges_up: graph.Edges
+) -> dict[int, tuple[int, ...]]:
+    """Let those takers wait for a source's end that also wait for units which need that end.
+
+    A source stops when a taker that has not started has no room, and so do the sources of the
+    source. If the taker waits for what is below one of them, nobody would ever go on.
+    """
+    live = {(source, taker) for source, below in streams.items() for taker in below}
+    takers = list(dict.fromkeys(taker for _, taker in live))
+    changed = True
+    while changed:
+        changed = False
+        for taker in takers:
+            awaited = [above for above in edges_up[taker] if (above, taker) not in live]
+            if not awaited:
+                continue
+            needed = _upwards(awaited, lambda unit: edges_up[unit])
+            for source in edges_up[taker]:
+                held = _upwards([source], lambda unit: _live_above(unit, live, edges_up))
+                if (source, taker) in live and held & needed:
+                    live.discard((source, taker))
+                    changed = True
+    kept = {s: tuple(t for t in below if (s, t) in live) for s, below in streams.items()}
+    return {source: below for source, below in kept.items() if below}
+
+
+def _live_above(unit: int, live: set[tuple[int, int]], edges_up: graph.Edges) -> list[int]:
+    return [above for above in edges_up[unit] if (above, unit) in live]
+
+
+def _upwards(units: Iterable[int], above: Callable[[int], Iterable[int]]) -> set[int]:
+    """Return units and all that is above them."""
+    found, queue = set(units), list(units)
+    while queue:
+        more = set(above(queue.pop())) - found
+        found |= more
+        queue += more
     return found
 
 

@@ -238,7 +238,7 @@ class Growth:
 
     def read(self, unit: int, source: int) -> AsyncIterator[Any]:
         """Iterate over the items of a unit as they come, for another one."""
-        return self._streams.read(unit, source)
+        return self._streams.read(unit, source, self._inside)
 
     # -- nested runs ------------------------------------------------------------------------
 

@@ -5,9 +5,10 @@ looks at `has_room` before it makes another. The items are kept only if somebody
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import aclosing
 from functools import partial
+from itertools import islice
 from typing import Any, Protocol
 
 from quantum_async.core.errors import DependencyError
@@ -130,8 +131,11 @@ class Stream:
         if self.readers.pop(unit, None) is not None:
             self.taken()
 
-    async def read(self, unit: int) -> AsyncIterator[Any]:
-        """Iterate over all items, from the first one on, as they come."""
+    async def read(self, unit: int, inside: "Inside") -> AsyncIterator[Any]:
+        """Iterate over all items, from the first one on, as they come.
+
+        The reader holds no slot while it waits: the source may need that very one.
+        """
         at = 0
         self.readers[unit] = 0
         while True:
@@ -144,11 +148,14 @@ class Stream:
                 yield item
             if self.ended:
                 break
-            news = asyncio.get_running_loop().create_future()
-            self._news.append(news)
-            await news
+            await inside.without_slot(unit, self._next_news())
         if self.error is not None:
             raise self.error()
+
+    async def _next_news(self) -> None:
+        news = asyncio.get_running_loop().create_future()
+        self._news.append(news)
+        await news
 
     def _tell(self) -> None:
         news, self._news = self._news, []
@@ -248,11 +255,11 @@ class Streams:
                         await inside.without_slot(unit, stream.room())
         return items
 
-    async def read(self, unit: int, source: int) -> AsyncIterator[Any]:
+    async def read(self, unit: int, source: int, inside: Inside) -> AsyncIterator[Any]:
         """Iterate over the items of a unit as they come, for another one."""
         stream = self._streams.get(source)
         if stream is not None and unit in self._plan.streams.get(source, ()):
-            async with aclosing(stream.read(unit)) as items:  # type: ignore[type-var]
+            async with aclosing(stream.read(unit, inside)) as items:  # type: ignore[type-var]
                 async for item in items:
                     yield item
             return
@@ -261,6 +268,12 @@ class Streams:
             raise self._no_result(source)
         for item in outcome.result:
             yield item
+
+    def _push_rest(self, stream: Stream, fallback: Any) -> None:
+        """Give what a fallback has more than was given already; one without items has none."""
+        if isinstance(fallback, Iterable):
+            for index, item in islice(enumerate(fallback), stream.pushed, None):
+                stream.push(index, item)
 
     def _no_result(self, source: int) -> DependencyError:
         name, outcome = self._rows.names[source], self._ledger.outcome(source)
@@ -274,6 +287,8 @@ class Streams:
         stream = self._streams.get(unit)
         if stream is not None:
             won = self._scheduler.phase[unit] == COMPLETED
+            if unit in self._ledger.fallbacks:
+                self._push_rest(stream, self._ledger.results[unit])
             stream.close(None if won else partial(self._no_result, unit))
         for source in self._plan.edges_up[unit]:
             if source in self._streams:
