@@ -233,8 +233,9 @@ class _Records(Mapping[str, UnitRecord]):
         if unit is not None and ledger.in_run(unit):
             return ledger.record(unit)
         inner, rest = ledger.inside(name)
-        if inner is not None and rest in inner.units:
-            record: UnitRecord = inner.units[rest]
+        # Asked once at each depth: a look before it would double the work each time.
+        record: UnitRecord | None = None if inner is None else inner.units.get(rest)
+        if record is not None:
             return replace(record, name=name)
         raise KeyError(f"no unit {name!r} in this run{did_you_mean(name, ledger.plan.names)}")
 
