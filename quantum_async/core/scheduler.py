@@ -252,11 +252,8 @@ class Scheduler(Lanes):
         left = self.waiting[dependent] = self.waiting[dependent] - 1
         if self.phase[dependent] != WAITING:
             return
-        if self.triggers is None:
-            starts = not left
-        else:
-            starts = self.triggers.success(dependent, unit, left) == START
-        if starts:
+        triggers = self.triggers
+        if not left if triggers is None else triggers.success(dependent, unit, left) == START:
             self._enqueue(dependent)
 
     def fail(self, unit: int, phase: int = FAILED, *, keeps_slot: bool = False) -> None:

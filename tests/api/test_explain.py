@@ -34,7 +34,10 @@ def test_what_was_skipped_retried_and_replaced_is_counted():
 
 def test_a_run_that_took_no_time_has_no_shares_of_it():
     lines = explained(alone("a"), {"a": canceled(cause="the run was cancelled")}, 0)
-    assert lines == ["run run: 1 unit in 0.0 ms – 1 canceled"]
+    assert lines == [
+        "run run: 1 unit in 0.0 ms – 1 canceled",
+        "1 canceled: the run was cancelled",
+    ]
 
 
 def test_a_long_critical_path_is_told_by_its_ends():
