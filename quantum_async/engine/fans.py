@@ -45,10 +45,6 @@ class Nursery(Protocol):
         """Return a child's index."""
         ...
 
-    def forgive(self, child: int) -> None:
-        """A child's failure is none of the run."""
-        ...
-
     def map_over(self, fan: "Fan") -> None:
         """A map has ended, in one way or another."""
         ...
@@ -234,7 +230,6 @@ class Fan:
             error = nursery.error_of(child)
             assert error is not None  # it has one, if it failed
             if self._shape.collect:
-                nursery.forgive(child)
                 self._take(nursery.index_of(child), error)
             else:
                 self.failures.append(error)

@@ -355,10 +355,6 @@ class Growth:
         """Return a child's index."""
         return self._rows.index(child)
 
-    def forgive(self, child: int) -> None:
-        """A child's failure is none of the run."""
-        self._ledger.forgiven.add(child)
-
 
 def _answered(answer: Any) -> bool:
     """Return what a condition said.

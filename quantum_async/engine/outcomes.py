@@ -196,6 +196,7 @@ class Outcomes:
         self._ledger.causes[unit] = f"{cause}; {_LATE}" if job and job.late else cause
         self._lost(unit, CANCELED, job)
         self._setup.bus.tell(UnitCanceled, *self._who(unit), cause)
+        self._over(unit)
 
     # -- what the engine itself finds -------------------------------------------------------
 
@@ -208,7 +209,7 @@ class Outcomes:
             unit, Limit("deadline", options.deadline, 0.0)
         )
         self._scheduler.give_up(unit)
-        self._setup.bus.tell(UnitTimedOut, *self._who(unit), error, self._elapsed(unit))
+        self._tell_failure(unit, error, TIMEOUT, self._where(unit))
         self._over(unit)
 
     def could_not_start(self, unit: int, error: BaseException) -> None:
@@ -274,16 +275,22 @@ class Outcomes:
         if job is not None and job.late:
             self._ledger.causes[unit] = _LATE
         self._tell_failure(unit, error, phase, note)
+        self._over(unit)
 
     def _tell_failure(self, unit: int, error: BaseException, phase: int, note: str) -> None:
         with suppress(Exception):  # an exception may be frozen
             if note not in getattr(error, "__notes__", ()):
                 error.add_note(note)
+        if self._setup.rows.is_collected(unit):
+            self._ledger.forgiven.add(unit)
         kind = UnitTimedOut if phase == TIMEOUT else UnitFailed
         self._setup.bus.tell(kind, *self._who(unit), error, self._elapsed(unit))
-        excused = unit in self._setup.plan.contenders or unit in self._ledger.forgiven
-        if self._setup.policy is FailurePolicy.FAIL_FAST and not excused:
+        if self._setup.policy is FailurePolicy.FAIL_FAST and not self._is_excused(unit):
             self._driver.stop(f"{self._names[unit]!r} failed and the policy is fail_fast")
+
+    def _is_excused(self, unit: int) -> bool:
+        """Return whether a unit's failure is none of the run: in a race, or collected."""
+        return unit in self._setup.plan.contenders or unit in self._ledger.forgiven
 
     def _retried(
         self, unit: int, error: BaseException | None, job: Job | None, value: object = None
@@ -339,10 +346,12 @@ class Outcomes:
     # -- the ends ---------------------------------------------------------------------------
 
     def _lost(self, unit: int, phase: int, job: Job | None) -> None:
-        """The unit ends without a result."""
+        """The unit ends without a result.
+
+        Whoever calls this tells of it, and then of what is over with it: causes before effects.
+        """
         self._ledger.ends[unit] = self._clock()
         self._scheduler.fail(unit, phase, keeps_slot=self._keeps_slot(job))
-        self._over(unit)
         self._driver.ended(unit)
 
     def _over(self, unit: int) -> None:

@@ -52,6 +52,13 @@ class Rows:
         """Return the number of the map that a child belongs to."""
         return self._parents[child - self.count]
 
+    def is_collected(self, unit: int) -> bool:
+        """Return whether a unit is a child whose map takes its exception for a result."""
+        if unit < self.count:
+            return False
+        shape = self.handles[self.parent(unit)].options.shape
+        return isinstance(shape, Mapped) and shape.collect
+
     def index(self, child: int) -> int:
         """Return a child's index among the items of its map."""
         return self._indices[child - self.count]

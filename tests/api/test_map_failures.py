@@ -5,12 +5,15 @@ import os
 import pickle
 
 import pytest
+import tenacity
 
 from quantum_async import (
     ExecutionError,
     QuantumPartitioner,
+    RetryPolicy,
     UnitState,
 )
+from quantum_async.core import events
 
 COMPLETED, FAILED, SKIPPED = UnitState.COMPLETED, UnitState.FAILED, UnitState.SKIPPED
 CANCELED, TIMEOUT = UnitState.CANCELED, UnitState.TIMEOUT
@@ -184,3 +187,36 @@ def test_results_with_maps_can_be_read_after_their_loop_and_their_values_pickled
     one, error = pickle.loads(pickle.dumps(dict(result)))["m"]
     assert one == 1
     assert isinstance(error, ZeroDivisionError)
+
+
+@pytest.mark.parametrize("policy", ["collect", "continue", "fail_fast"])
+async def test_children_that_could_not_start_or_whose_deadline_passed_are_collected(
+    policy, virtual_clock
+):
+    flow = QuantumPartitioner(failure_policy=policy, limits={"api": 1})
+
+    def uses(ctx):
+        raise LookupError("no tokens")
+
+    wait = RetryPolicy(wait=tenacity.wait_fixed(5), stop=tenacity.stop_after_delay(60))
+    flow.map(inverse, [1, 2], name="unstarted", uses=uses, on_item_error="collect")
+    flow.map(inverse, [0, 1], name="late", retry=wait, deadline=7, on_item_error="collect")
+    result = await flow.run()
+    assert result.ok
+    assert [type(one) for one in result["unstarted"]] == [LookupError, LookupError]
+    assert [type(one) for one in result["late"]] == [ZeroDivisionError, float]
+
+
+async def test_what_is_skipped_is_told_after_what_it_is_skipped_for(flow):
+    log = []
+
+    @flow.unit
+    async def source():
+        yield 1
+        raise LookupError
+
+    flow.map(double, source, name="m")
+    flow.map(double, "m", name="n")
+    await flow.run(observers=[log.append])
+    ends = (events.UnitFailed, events.UnitSkipped)
+    assert [e.unit for e in log if isinstance(e, ends)] == ["source", "m", "n"]
