@@ -84,8 +84,12 @@ class Forms(Composition[T, R]):
         return {} if self.last_result is None else dict(self.last_result)
 
     def get_failed_units(self) -> list[QuantumUnit[T, R]]:
-        """Return the handles of units that failed or timed out in the last run that ended."""
-        return [self.units[name] for name in self._in_last_run(UnitState.FAILED, UnitState.TIMEOUT)]
+        """Return the handles of units that failed or timed out in the last run that ended.
+
+        Children of maps have none: their map has.
+        """
+        failed = self._in_last_run(UnitState.FAILED, UnitState.TIMEOUT)
+        return [self.units[name] for name in failed if name in self.units]
 
     @property
     def completed_units(self) -> set[str]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from quantum_async.core.plan import ExecutionPlan, Unit
+from quantum_async.core.shapes import Mapped
 
 
 class Rows:

@@ -316,8 +316,8 @@ class RunAssertions:
         __tracebackhide__ = True
         name = _name(unit)
         plan = self.run.plan
-        if name not in plan.index:
-            self._unknown(name)
+        if name not in plan.index and name not in self.run.units:
+            self._unknown(name)  # no child of a map or of a nested run either
         if isinstance(unit, Handle) and plan.units[name] is not unit:
             raise AssertionError(f"the handle {name!r} is of another partitioner than this run")
         if name not in self.run.units:

@@ -99,15 +99,14 @@ class _Order(Block):
         self, before: Callable[[Unit], Layer | None] | None
     ) -> Callable[[Unit], Layer | None]:
         def around(unit: Unit) -> Layer | None:
-            # A unit's chance is its own: it does not hang on the order of the others.
-            chance = random.Random(f"{self.seed} {unit.id}")
-            policy, fails = unit.options.retry, 0
-            if policy is not None and chance.random() < 0.5:
-                fails = 1
-            if self.failures and chance.random() < 1 / 4:
-                fails = 1_000_000
-
             async def layer(ctx: ExecutionContext[Any], compute: Compute) -> Any:
+                # A unit's chance is its own: it does not hang on the order of the others.
+                chance = random.Random(f"{self.seed} {ctx.unit_id}")
+                policy, fails = unit.options.retry, 0
+                if policy is not None and chance.random() < 0.5:
+                    fails = 1
+                if self.failures and chance.random() < 1 / 4:
+                    fails = 1_000_000
                 await self._pause(chance)
                 self._cancel(ctx.unit_id, 0)
                 if ctx.attempt <= fails:

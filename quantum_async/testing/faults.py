@@ -9,7 +9,7 @@ import asyncio
 import os
 import signal
 import weakref
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, Self
@@ -19,6 +19,7 @@ from quantum_async.core.checks import check_number
 from quantum_async.core.context import ExecutionContext
 from quantum_async.core.errors import PlanError
 from quantum_async.core.plan import ExecutionPlan, Unit
+from quantum_async.core.shapes import Mapped
 from quantum_async.engine.attempt import Change, Compute, Layer
 from quantum_async.engine.placement import PROCESS
 from quantum_async.request import RunRequest
@@ -114,7 +115,8 @@ class Faults(Block):
         """Have attempts raise in the place of their work.
 
         Args:
-            unit: The unit's name or handle.
+            unit: The unit's name or handle. Of a map it is for all its children; ``"map[3]"`` is
+                for one.
             attempts: Which attempts; by default all.
             error: An exception, a class that is called without arguments, or a function that
                 gives one for the attempt's context.
@@ -220,7 +222,7 @@ class Faults(Block):
         problems = []
         for fault in self._faults:
             try:
-                unit_of(flow, fault.unit, f"faults.{fault.kind}")
+                unit_of(flow, _declared(fault.unit, flow.units), f"faults.{fault.kind}")
             except PlanError as problem:
                 problems.append(problem)
         if problems:
@@ -237,7 +239,8 @@ class Faults(Block):
         by_unit: dict[str, list[_Fault]] = {}
         for fault in self._faults:
             try:
-                unit = plan.handles[plan.number(fault.unit, f"faults.{fault.kind}")]
+                name = _declared(fault.unit, plan.units)
+                unit = plan.handles[plan.number(name, f"faults.{fault.kind}")]
             except PlanError as problem:
                 problems.append(problem)
                 continue
@@ -269,12 +272,15 @@ class Faults(Block):
         def around(unit: Unit) -> Layer | None:
             inner = None if before is None else before(unit)
             faults = by_unit.get(unit.id)
-            return inner if faults is None else layered(partial(self._meet, faults, run), inner)
+            if faults is None:
+                return inner
+            return layered(partial(self._meet, unit.id, faults, run), inner)
 
         return around
 
     async def _meet(
         self,
+        declared: str,
         faults: Sequence[_Fault],
         run: "weakref.ref[asyncio.Task[Any]]",
         ctx: ExecutionContext[Any],
@@ -282,6 +288,8 @@ class Faults(Block):
     ) -> Any:
         change: Change | None = None
         for fault in faults:
+            if fault.name not in (declared, ctx.unit_id):
+                continue  # it is of another child of the same map
             if fault.attempts is not None and ctx.attempt not in fault.attempts:
                 continue
             if fault.kind == KILL_WORKER:
@@ -364,6 +372,15 @@ def kill_this_process(*_: object, **__: object) -> None:
 
 def _name(unit: str | Handle) -> str:
     return unit.id if isinstance(unit, Handle) else unit
+
+
+def _declared(unit: str | Handle, units: Mapping[str, Unit]) -> str | Handle:
+    """Return the map of a child such as ``map[3]``, else the unit as it is."""
+    name, bracket, index = _name(unit).rpartition("[")
+    is_child = bracket and index.endswith("]") and index[:-1].isdecimal() and name in units
+    if is_child and _name(unit) not in units and isinstance(units[name].options.shape, Mapped):
+        return name
+    return unit
 
 
 def _checked_attempts(kind: str, unit: str, attempts: Any) -> frozenset[int]:

@@ -3,7 +3,7 @@
 The list is that of docs/design.md: what a scheduler may do in any order, and what in none.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from quantum_async.core import events
@@ -19,6 +19,9 @@ _ENDS = (
     events.UnitCanceled,
 )
 
+# Where units are that hold no slot: they wait for others.
+_WITHOUT_SLOT = ("map", "run", "race")
+
 
 @dataclass(slots=True)
 class _Log:
@@ -32,6 +35,8 @@ class _Log:
     attempts: dict[str, int] = field(default_factory=dict)
     due: dict[str, float] = field(default_factory=dict)  # when a back-off is over
     choices: set[str] = field(default_factory=set)  # ended without a result, and nobody failed
+    where: dict[str, str] = field(default_factory=dict)
+    hosts: set[str] = field(default_factory=set)  # what other units run inside
     canceled: bool = False
 
     def wrong(self, event: events.Event, what: str) -> None:
@@ -49,14 +54,22 @@ class _Log:
             self.wrong(event, f"{unit!r} did not wait until its back-off was over")
         if self.canceled:
             self.wrong(event, f"{unit!r} started after the run was cancelled")
-        self._pulled(event)
+        if unit in self.plan.index:
+            self._pulled(event)
+        elif not any(host in self.running for host in _hosts_of(unit)):
+            self.wrong(event, f"{unit!r} started although nothing that it is part of was running")
+        self.where[unit] = event.where
         self.running[unit] = self.attempts[unit] = event.attempt
 
     def _pulled(self, event: events.UnitStarted) -> None:
         """Whether the unit's trigger let it start, given how its dependencies ended."""
         unit, dependencies = event.unit, self.plan.dependencies[event.unit]
         trigger = self.plan.units[unit].options.trigger
-        without = [name for name in dependencies if not self.has_result(name)]
+        without = [
+            name
+            for name in dependencies
+            if not (self.has_result(name) or self.is_giving(name, unit))
+        ]
         if trigger in (Trigger.ONE_SUCCESS, Trigger.RACE):
             if without == list(dependencies) and not self.is_lost_race(unit):
                 self.wrong(event, f"{unit!r} started although no dependency had a result")
@@ -73,6 +86,17 @@ class _Log:
         """Whether a unit has a result."""
         return self.ended.get(unit) is events.UnitCompleted or unit in self.given
 
+    def is_giving(self, source: str, unit: str) -> bool:
+        """Whether a unit has begun to give items, to another that takes them as they come."""
+        index, streams = self.plan.index, self.plan.streams
+        return source in self.attempts and index[unit] in streams.get(index[source], ())
+
+    def has_slot(self, unit: str) -> bool:
+        """Whether a running unit is sure to have a slot: it never waits for another that runs."""
+        streams, number = self.plan.streams, self.plan.index.get(unit)
+        waits = number in streams or any(number in below for below in streams.values())
+        return not (waits or unit in self.hosts or self.where[unit] in _WITHOUT_SLOT)
+
     def is_lost_race(self, unit: str) -> bool:
         """Whether it is a race that everybody has lost: it begins, to fail or be skipped."""
         all_over = all(name in self.ended for name in self.plan.dependencies[unit])
@@ -87,7 +111,8 @@ class _Log:
         """
         if not isinstance(event, events.UnitCanceled) or event.unit in self.running:
             return False
-        return self.plan.index.get(event.unit) not in self.plan.contenders
+        number = self.plan.index.get(event.unit)
+        return number is not None and number not in self.plan.contenders
 
     def over(self, event: "events.UnitRetrying | _End", *, ran: bool) -> None:
         """An attempt has ended, or a unit."""
@@ -110,8 +135,8 @@ class _Log:
         """Whether the unit that is to blame failed, or was left out by a choice."""
         unit, root = event.unit, event.root
         if unit == root:
-            options = self.plan.units[unit].options
-            if options.when is None and options.shape is not RACE:
+            handle = self.plan.units.get(unit)  # there is none of a nested run's unit
+            if handle and handle.options.when is None and handle.options.shape is not RACE:
                 self.wrong(event, f"{unit!r} was skipped by itself, and has no condition")
             self.choices.add(unit)
         elif root in self.choices:
@@ -150,8 +175,9 @@ def broken_laws(
         max_running: How many units might run at once.
         slots: The same for each place: ``"loop"``, ``"thread"``, ``"process"`` and so on.
     """
+    log = list(log)
     seen = _Log(plan, frozenset(given))
-    where: dict[str, str] = {}
+    seen.hosts = {host for event in log for host in _hosts_of(getattr(event, "unit", ""))}
     last = -1
     for event in log:
         if event.seq != last + 1:
@@ -159,8 +185,7 @@ def broken_laws(
         last = event.seq
         if isinstance(event, events.UnitStarted):
             seen.started(event)
-            where[event.unit] = event.where
-            places = [where[unit] for unit in seen.running]
+            places = [seen.where[unit] for unit in seen.running if seen.has_slot(unit)]
             limit = (slots or {}).get(event.where)
             if limit is not None and places.count(event.where) > limit:
                 seen.wrong(event, f"more than {limit} units ran in place {event.where!r}")
@@ -178,3 +203,10 @@ def broken_laws(
     problems += [f"{unit!r} never ended" for unit in plan.names if unit not in over]
     problems += [f"{unit!r} was still running at the end" for unit in seen.running]
     return problems
+
+
+def _hosts_of(unit: str) -> Iterator[str]:
+    """Yield what a unit may run inside: ``map`` of ``map[3]``, ``a`` and ``a/b`` of ``a/b/c``."""
+    for at, letter in enumerate(unit):
+        if letter in "[/":
+            yield unit[:at]
