@@ -159,14 +159,13 @@ class _Model:
     def run(self) -> Simulation:
         while True:
             self._start_all()
-            if self.running:
-                self.now = self.running[0][0]
-                while self.running and self.running[0][0] == self.now:
-                    self._end(heappop(self.running)[1])
-            elif self.scheduler.wakes_in < math.inf:
-                self.now += self.scheduler.wakes_in
-            else:
+            # What comes next: a unit ends, or a limit has more.
+            ends = self.running[0][0] if self.running else math.inf
+            self.now = min(ends, self.now + self.scheduler.wakes_in)
+            if self.now == math.inf:
                 break
+            while self.running and self.running[0][0] == self.now:
+                self._end(heappop(self.running)[1])
         names = [name for name in self.plan.names if name in self.ends]
         names += [name for name in self.ends if name not in self.plan.index]
         return Simulation(

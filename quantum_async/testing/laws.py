@@ -71,7 +71,8 @@ class _Log:
             if not (self.has_result(name) or self.is_giving(name, unit))
         ]
         if trigger in (Trigger.ONE_SUCCESS, Trigger.RACE):
-            if without == list(dependencies) and not self.is_lost_race(unit):
+            nobody = bool(dependencies) and len(without) == len(dependencies)
+            if nobody and not self.is_lost_race(unit):
                 self.wrong(event, f"{unit!r} started although no dependency had a result")
             return
         for name in without:
@@ -105,14 +106,16 @@ class _Log:
     def canceled_by_run(self, event: events.Event) -> bool:
         """Whether an event says that the run was cancelled.
 
-        A running unit may be cancelled by somebody else, and one that only races need by them, and
-        the run goes on. Others that wait are cancelled by the run alone, before it cancels what
-        runs.
+        A running unit may be cancelled by somebody else, and one whose dependents have all ended
+        because a race was decided, and the run goes on. Others that wait are cancelled by the run
+        alone, before it cancels what runs.
         """
         if not isinstance(event, events.UnitCanceled) or event.unit in self.running:
             return False
-        number = self.plan.index.get(event.unit)
-        return number is not None and number not in self.plan.contenders
+        if event.unit not in self.plan.index:
+            return False
+        below = self.plan.dependents[event.unit]
+        return not below or not all(name in self.ended for name in below)
 
     def over(self, event: "events.UnitRetrying | _End", *, ran: bool) -> None:
         """An attempt has ended, or a unit."""
