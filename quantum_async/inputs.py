@@ -11,8 +11,11 @@ from quantum_async.core.errors import (
     did_you_mean,
 )
 from quantum_async.core.plan import ExecutionPlan, Unit
+from quantum_async.core.resource import Resource
 from quantum_async.core.shapes import ItemBinding, Mapped
 from quantum_async.engine.fans import items_of
+
+_PARAMETER = "has a parameter"
 
 
 def input_problems(plan: ExecutionPlan, given: Any, idle: Collection[int]) -> Iterator[PlanError]:
@@ -37,7 +40,26 @@ def input_problems(plan: ExecutionPlan, given: Any, idle: Collection[int]) -> It
         unit = plan.handles[number]
         for name, what in _taken(unit):
             if not any(name in names for names in known):
-                yield _missing(unit, name, what, keys, plan, given)
+                yield _missing(f"unit {unit.id!r} {what}", name, keys, plan, given)
+    for resource in _opened(plan, idle):
+        for name in resource.binding.names:
+            if name not in resource.binding.optional and not any(name in it for it in known):
+                who = f"resource {resource.id!r} {_PARAMETER}"
+                yield _missing(who, name, keys, plan, given)
+
+
+def _opened(plan: ExecutionPlan, idle: Collection[int]) -> Iterator[Resource[Any]]:
+    """Yield the resources that the units which run take, by themselves or through others."""
+    taken = dict.fromkeys(
+        name for unit, names in plan.uses_resources.items() if unit not in idle for name in names
+    )
+    queue = list(taken)
+    while queue:
+        resource = plan.resources[queue.pop()]
+        yield resource
+        below = [it for it in resource.binding.names if it in plan.resources and it not in taken]
+        taken.update(dict.fromkeys(below))
+        queue += below
 
 
 def _taken(unit: Unit) -> Iterator[tuple[str, str]]:
@@ -50,11 +72,11 @@ def _taken(unit: Unit) -> Iterator[tuple[str, str]]:
     if isinstance(binding, WiredBinding):
         for name in binding.names:
             if name not in binding.optional:
-                yield name, "has a parameter"
+                yield name, _PARAMETER
 
 
 def _missing(
-    unit: Unit, name: str, what: str, keys: Mapping[Any, Any], plan: ExecutionPlan, given: Any
+    who: str, name: str, keys: Mapping[Any, Any], plan: ExecutionPlan, given: Any
 ) -> MissingInputError:
     near = did_you_mean(name, [*map(str, keys), *plan.names])
     why = (
@@ -63,9 +85,9 @@ def _missing(
     if name == "context":
         near = "; for the ExecutionContext, name it 'ctx' or annotate it"
     cure = "give it in the input"
-    if what == "has a parameter":
+    if who.endswith(_PARAMETER):
         cure += ", or give the parameter a default"
     return MissingInputError(
-        f"unit {unit.id!r} {what} {name!r}, and neither a unit nor a key of the run's "
+        f"{who} {name!r}, and neither a unit nor a key of the run's "
         f"input{why} has that name{near}; {cure}"
     )

@@ -6,10 +6,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from quantum_async import (
-    CircularDependencyError,
-    DuplicateUnitError,
     ExecutionError,
-    PlanError,
     QuantumPartitioner,
     Runtime,
     RunTimeoutError,
@@ -386,61 +383,3 @@ async def test_a_loser_that_waits_for_a_resource_lets_it_go(flow, virtual_clock)
     assert (await flow.run()).ok
     assert life.told == []
     assert virtual_clock.time() == pytest.approx(1, abs=0.01)
-
-
-# -- bad input ---------------------------------------------------------------------------------
-
-
-def test_what_cannot_be_opened_is_refused(flow):
-    async def coroutine(): ...
-
-    def generator():
-        yield
-
-    for wrong in (coroutine, generator, 3):
-        with pytest.raises(PlanError, match=r"resource 'pool' must be an asynchronous generator"):
-            flow.resource(wrong, name="pool")
-    with pytest.raises(PlanError, match="must be an identifier"):
-        flow.resource(asynccontextmanager(generator), name="a b")
-
-
-def test_names_are_of_units_or_of_resources(flow):
-    Life().resource(flow, "pool")
-    with pytest.raises(DuplicateUnitError, match="'pool' already"):
-        Life().resource(flow, "pool")
-    with pytest.raises(DuplicateUnitError, match="resource 'pool' already"):
-        flow.add_unit(lambda ctx: 1, name="pool")
-
-
-def test_resources_that_need_each_other_are_refused(flow):
-    life = Life()
-    life.resource(flow, "a", needs=["b"])
-    life.resource(flow, "b", needs=["a"])
-    uses(flow, "unit", "a")
-    with pytest.raises(CircularDependencyError):
-        flow.build_execution_plan()
-
-
-def test_a_resource_and_a_unit_that_need_each_other_are_refused(flow):
-    Life().resource(flow, "pool", needs=["unit"])
-    uses(flow, "unit", "pool")
-    with pytest.raises(CircularDependencyError):
-        flow.build_execution_plan()
-
-
-async def test_a_resource_cannot_travel_to_a_worker_process(flow):
-    Life().resource(flow, "pool")
-
-    @flow.unit(mode="process")
-    def unit(pool): ...
-
-    with pytest.raises(PlanError, match=r"unit 'unit'.*'pool'"):
-        await flow.run()
-
-
-async def test_a_unit_is_skipped_if_its_resource_needs_one_that_failed(flow):
-    Life().resource(flow, "pool", needs=["settings"])
-    uses(flow, "settings", seconds=0, error=ValueError("no settings"))
-    uses(flow, "a", "pool", seconds=0)
-    result = await flow.run()
-    assert result.states == {"settings": FAILED, "a": SKIPPED}
