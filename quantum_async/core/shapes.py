@@ -1,7 +1,7 @@
 """Units that are more than one call: maps, included partitioners, races, streams."""
 
 from collections.abc import AsyncIterable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from quantum_async.core.binding import Handle, WiredBinding
@@ -63,11 +63,18 @@ class ItemBinding:
 
     item: str | None
     others: WiredBinding
+    _is_alone: bool = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        alone = not (self.item or self.others.names or self.others.context)
+        object.__setattr__(self, "_is_alone", alone)
 
     def bind(self, ctx: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Look the item up, and each other parameter in the context."""
-        args, kwargs = self.others.bind(ctx)
         item = ctx.view.item(ctx.number)
+        if self._is_alone:
+            return (item,), {}
+        args, kwargs = self.others.bind(ctx)
         if self.item is None:
             return (item, *args), kwargs
         return args, {self.item: item, **kwargs}

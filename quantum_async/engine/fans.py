@@ -1,7 +1,7 @@
 """A map while it is open: it makes children as slots come free, and takes their results.
 
 At most `BOUND` children are ready and not started; the items behind them stay where they come from.
-An iterable is asked for the next item when a child starts; an async iterable has a task of its own,
+An iterable is asked for more when few of those are left; an async iterable has a task of its own,
 which waits for room; another map or a streaming unit pushes, and looks whether there is room.
 """
 
@@ -21,28 +21,14 @@ from quantum_async.core.triggers import Trigger
 from quantum_async.core.unit import QuantumUnit
 from quantum_async.engine.streams import BOUND, Stream
 
+_FEW = BOUND // 2  # ready children: when there are no more, the next ones are made, all at once
+
 
 class Nursery(Protocol):
     """What a map asks of the run around it."""
 
     def make_child(self, parent: int, handle: Unit, index: int, item: Any) -> int:
         """Make a child, which is ready, and return its number."""
-        ...
-
-    def phase_of(self, unit: int) -> int:
-        """Return a unit's phase."""
-        ...
-
-    def result_of(self, unit: int) -> Any:
-        """Return a unit's result."""
-        ...
-
-    def error_of(self, unit: int) -> BaseException | None:
-        """Return a unit's error."""
-        ...
-
-    def index_of(self, child: int) -> int:
-        """Return a child's index."""
         ...
 
     def map_over(self, fan: "Fan") -> None:
@@ -217,23 +203,31 @@ class Fan:
     def child_started(self) -> None:
         """A child's first attempt has begun."""
         self._ready -= 1
-        self.refill()
+        if self._ready <= _FEW:
+            self.refill()
 
-    def child_over(self, child: int, *, started: bool) -> None:
-        """A child has ended."""
+    def child_over(self, child: int, index: int, phase: int, value: Any, *, started: bool) -> None:
+        """A child has ended.
+
+        Args:
+            child: Its number.
+            index: That of its item.
+            phase: How it ended.
+            value: Its result, or its error.
+            started: Whether it ever began.
+        """
         self._active -= 1
         self._ready -= not started
-        nursery, phase = self._nursery, self._nursery.phase_of(child)
         if phase == COMPLETED:
-            self._take(nursery.index_of(child), nursery.result_of(child))
+            self._take(index, value)
         elif phase in (FAILED, TIMEOUT):
-            error = nursery.error_of(child)
-            assert error is not None  # it has one, if it failed
             if self._shape.collect:
-                self._take(nursery.index_of(child), error)
+                self._take(index, value)
             else:
-                self.failures.append(error)
-        self.refill()
+                self.failures.append(value)
+        # When one ends that had started, there is room for another only where they are counted.
+        if not started or self._shape.max_concurrency is not None:
+            self.refill()
         self._end_if_over()
 
     def _take(self, index: int, value: Any) -> None:

@@ -292,10 +292,12 @@ class Growth:
         """A unit has ended; it may have been waited for here."""
         started = bool(self._ledger.attempts[unit])
         if unit >= self._rows.count:
-            self._rows.forget_item(unit)
-            fan = self._fans.get(self._rows.parent(unit))
+            rows, ledger, phase = self._rows, self._ledger, self._scheduler.phase[unit]
+            rows.forget_item(unit)
+            fan = self._fans.get(rows.parent(unit))
             if fan is not None:
-                fan.child_over(unit, started=started)
+                value = ledger.results[unit] if phase == COMPLETED else ledger.errors.get(unit)
+                fan.child_over(unit, rows.index(unit), phase, value, started=started)
             return
         if self._resources is not None:
             self._resources.unit_over(unit)
@@ -336,24 +338,6 @@ class Growth:
         self.door = None
         if self._resources is not None:
             await self._resources.close()
-
-    # -- what maps ask for ------------------------------------------------------------------
-
-    def phase_of(self, unit: int) -> int:
-        """Return a unit's phase."""
-        return self._scheduler.phase[unit]
-
-    def result_of(self, unit: int) -> Any:
-        """Return a unit's result."""
-        return self._ledger.results[unit]
-
-    def error_of(self, unit: int) -> BaseException | None:
-        """Return a unit's error."""
-        return self._ledger.errors.get(unit)
-
-    def index_of(self, child: int) -> int:
-        """Return a child's index."""
-        return self._rows.index(child)
 
 
 def _answered(answer: Any) -> bool:
