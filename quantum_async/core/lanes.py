@@ -37,10 +37,9 @@ class Lanes:
 
     __slots__ = (
         "_budget", "_busy", "_children", "_fifo", "_first_child", "_followers", "_heaps",
-        "_lane_of", "_made_from", "_many_lanes", "_needs", "_next", "_ranks", "_resuming",
-        "_sorted", "_units",
-        "_unlimited", "gauges", "just_ready", "lane_used", "lanes", "parents", "phase",
-        "refused_by", "used", "wakes_in",
+        "_lane_of", "_limited", "_made_from", "_many_lanes", "_needs", "_next", "_ranks",
+        "_resuming", "_sorted", "_units", "gauges", "just_ready", "lane_used", "lanes", "parents",
+        "phase", "refused_by", "used", "wakes_in",
     )  # fmt: skip
 
     def __init__(
@@ -64,8 +63,9 @@ class Lanes:
         self._fifo = ranking is None
         self._units: Sequence[int] = [] if ranking is None else ranking.units
         self._ranks: Sequence[int] = () if ranking is None else ranking.ranks
-        self._many_lanes = len(self.gauges) > 1
-        self._unlimited = not any(self.gauges) and budget is None
+        # Shorter ways for runs with one lane, and with nothing that is scarce.
+        self._many_lanes = len(self.gauges) != 1
+        self._limited = any(self.gauges) or budget is not None
         self._sorted: list[list[int]] = [[] for _ in self.gauges]
         self._heaps: list[list[int]] = [[] for _ in self.gauges]
         # Lanes that have somebody queued, and perhaps some others; not kept while there is but one.
@@ -179,7 +179,7 @@ class Lanes:
                 self._shed(0)
             batch, heap = self._sorted[lane], self._heaps[lane]
             if (
-                not self._unlimited
+                self._limited
                 and not self._many_lanes
                 and not ((batch or heap) and self._has_room(0))
             ):
@@ -196,11 +196,11 @@ class Lanes:
                     self._claim_nothing(lane)
                     continue
             phase[unit] = RUNNING
-            if self._unlimited:
+            if self._limited:
+                self._take(lane)
+            else:
                 self.used += 1
                 self.lane_used[lane] += 1
-            else:
-                self._take(lane)
             return unit
 
     def _best_lane(self) -> int:
@@ -279,15 +279,14 @@ class Lanes:
         return unit in self._followers
 
     def _give_to_follower(self, unit: int) -> None:
-        follower = self._followers.pop(unit, NOBODY)
-        if follower != NOBODY and self.phase[follower] == READY:
-            self._next.append(follower)
+        if unit in self._followers:
+            self._next.append(self._followers.pop(unit))
 
     def _next_follower(self) -> int:
         while self._next:
             unit = self._next.popleft()
             if self.phase[unit] != READY:
-                continue
+                continue  # it ended meanwhile, or waits for one that has not completed
             if self._starts(unit):
                 return unit
             self.queue(unit, told=True)  # there are fewer slots than there were

@@ -174,7 +174,7 @@ class Scheduler(Lanes):
 
     def _enqueue(self, unit: int) -> None:
         """A unit has nothing to wait for: queue it, or have the driver look at it first."""
-        if self._special is not None and unit < self.count and self._special[unit]:
+        if self._special is not None and self._special[unit]:
             self.phase[unit] = OPENING
             self.openings.append(unit)
         else:
@@ -231,11 +231,11 @@ class Scheduler(Lanes):
             keeps_slot = True
         phase[unit] = COMPLETED
         self.unfinished -= 1
-        if self._unlimited and not keeps_slot:
+        if not keeps_slot and self._limited:
+            self.free_slot(self.lanes[unit])
+        elif not keeps_slot:
             self.used -= 1
             self.lane_used[self.lanes[unit]] -= 1
-        elif not keeps_slot:
-            self.free_slot(self.lanes[unit])
         if self.triggers is None:
             waiting = self.waiting
             for dependent in self.edges_down[unit]:
@@ -269,10 +269,8 @@ class Scheduler(Lanes):
 
     def give_up(self, unit: int, phase: int = TIMEOUT) -> None:
         """A unit that does not run ends without a result: its time is up, or nobody needs it."""
-        if phase == CANCELED:
-            self._expect(unit, phase, WAITING, *QUEUED)
-        else:
-            self._expect(unit, phase, *QUEUED)
+        allowed = (WAITING, *QUEUED) if phase == CANCELED else QUEUED
+        self._expect(unit, phase, *allowed)
         self.phase[unit] = phase
         self.unfinished -= 1
         self._doom_dependents(unit, unit)
@@ -342,7 +340,7 @@ class Scheduler(Lanes):
             below = (*self.edges_down[unit], *self._streams.get(unit, ()))
             if needed or not all(u in gone or self.has_ended(u) for u in below):
                 continue
-            gone[unit] = None
+            gone.setdefault(unit)
             queue.extend(self.edges_up[unit])
         return list(gone)
 
@@ -351,10 +349,7 @@ class Scheduler(Lanes):
 
         What is running stays: it ends when the driver has stopped it.
         """
-        queued = [
-            unit for phase in QUEUED if phase in self.phase
-            for unit in self.in_phase(phase)
-        ]  # fmt: skip
+        queued = [unit for phase in QUEUED for unit in self.in_phase(phase)]
         before = self.phase.count(CANCELED)
         self.phase[:] = self.phase.translate(_CANCELS_WAITING)
         self.unfinished -= self.phase.count(CANCELED) - before
@@ -366,10 +361,11 @@ class Scheduler(Lanes):
             self.total = Gauge(max_running)
             self.total.used = self.used
             self.gauges = [(self.total, *gauges) for gauges in self.gauges]
-            self._unlimited = False
-        self.total.capacity = max_running
+            self._limited = True
+        else:
+            self.total.capacity = max_running
 
-    def _leave(self, unit: int, phase: int, keeps_slot: bool = False) -> None:
+    def _leave(self, unit: int, phase: int, keeps_slot: bool) -> None:
         self._expect(unit, phase, RUNNING, OPEN)
         if self.phase[unit] == RUNNING and not keeps_slot:
             self.free_slot(self.lanes[unit])
