@@ -31,6 +31,10 @@ class Nursery(Protocol):
         """Make a child, which is ready, and return its number."""
         ...
 
+    def interrupt(self, error: BaseException) -> None:
+        """Stop the run, and raise `error` from it."""
+        ...
+
     def map_over(self, fan: "Fan") -> None:
         """A map has ended, in one way or another."""
         ...
@@ -132,6 +136,8 @@ class Fan:
             self.unclean = error  # no clean-up goes over a cancellation
         else:
             self.source_error = error
+            if isinstance(error, KeyboardInterrupt):
+                self._nursery.interrupt(error)
 
     @property
     def has_room(self) -> bool:

@@ -47,6 +47,10 @@ class Driver(Protocol):
         """Cancel a unit that nobody needs any more."""
         ...
 
+    def interrupt(self, error: BaseException) -> None:
+        """Stop the run, and raise `error` from it."""
+        ...
+
     def lane_with(self, lane: int, needs: Needs) -> int:
         """Return the lane of the same place whose units use `needs`."""
         ...
@@ -338,6 +342,10 @@ class Growth:
         self.door = None
         if self._resources is not None:
             await self._resources.close()
+
+    def interrupt(self, error: BaseException) -> None:
+        """Stop the run, and raise `error` from it."""
+        self._driver.interrupt(error)
 
 
 def _answered(answer: Any) -> bool:

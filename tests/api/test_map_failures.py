@@ -220,3 +220,20 @@ async def test_what_is_skipped_is_told_after_what_it_is_skipped_for(flow):
     await flow.run(observers=[log.append])
     ends = (events.UnitFailed, events.UnitSkipped)
     assert [e.unit for e in log if isinstance(e, ends)] == ["source", "m", "n"]
+
+
+@pytest.mark.parametrize("kind", ["plain", "asynchronous"])
+async def test_a_keyboard_interrupt_in_a_source_ends_the_run(flow, kind, virtual_clock):
+    def plain():
+        yield 60
+        raise KeyboardInterrupt
+
+    async def asynchronous():
+        for item in plain():
+            yield item
+
+    flow.map(asyncio.sleep, "items", name="m")
+    made = {"plain": plain, "asynchronous": asynchronous}[kind]
+    with pytest.raises(KeyboardInterrupt):
+        await flow.run({"items": made()})
+    assert flow.last_result.states == {"m": FAILED, "m[0]": CANCELED}
