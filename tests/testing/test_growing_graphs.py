@@ -111,6 +111,7 @@ async def test_a_recorder_takes_them_as_they_are():
     assert "again[5]" in recorder.timelines()[0]
 
 
+@pytest.mark.slow
 def test_many_orders_have_the_same_result():
     found = explore(growing, seeds=15, check=lambda result: result["last"] == LAST)
     assert found.runs == 15
