@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from quantum_async import Backpressure, QuantumPartitioner
+from quantum_async import Backpressure, QuantumPartitioner, UnitState
 from quantum_async.testing import assert_run
 from tests.api.test_limits import after, flow_with, ran, starts
 
@@ -83,3 +83,17 @@ async def test_backpressure_comes_back_from_worker_processes():
     flow.add_unit(after(0), ["told"], name="next", uses="api", trigger="all_done")
     result = await ran(flow)
     assert result.units["next"].waited >= 0.15
+
+
+async def test_a_deadline_passes_while_the_resource_is_paused(virtual_clock):
+    flow = flow_with(api=5)
+
+    @flow.unit(uses="api", retries=3, deadline=5)
+    async def asks():
+        await asyncio.sleep(1)
+        raise BusyError(60)
+
+    result = await ran(flow)
+    assert result.states["asks"] is UnitState.TIMEOUT
+    assert result.units["asks"].attempts == 1
+    assert virtual_clock.time() == pytest.approx(5, abs=0.01)

@@ -228,6 +228,37 @@ async def test_children_of_maps_share_it(flow, virtual_clock):
     assert life.told == ["open pool", "close pool"]
 
 
+async def test_a_streaming_unit_and_the_map_behind_it_take_it(flow, virtual_clock):
+    life = Life()
+    life.resource(flow, "pool")
+
+    @flow.unit
+    async def rows(pool):
+        for number in range(3):
+            yield f"{number} of {pool}"
+
+    flow.map(lambda item: item, rows, name="mapped")
+    assert (await flow.run())["mapped"] == ["0 of <pool>", "1 of <pool>", "2 of <pool>"]
+    assert life.told == ["open pool", "close pool"]
+
+
+async def test_each_run_inside_a_run_has_its_own_and_the_outer_ones_stay_open(virtual_clock):
+    flow, inner, life, within = QuantumPartitioner(), QuantumPartitioner(), Life(), Life()
+    life.resource(flow, "pool")
+    within.resource(inner, "pool", opening=1, closing=1)
+    uses(inner, "a", "pool")
+    flow.include(inner, "one")
+
+    @flow.unit
+    async def two(ctx, pool):
+        await ctx.run(inner)
+        return life.told == ["open pool"]
+
+    assert (await flow.run())["two"] is True
+    assert sorted(within.told) == ["close pool"] * 2 + ["open pool"] * 2
+    assert life.balanced
+
+
 async def test_opening_takes_no_slot(virtual_clock):
     flow, life = QuantumPartitioner(max_workers=1), Life()
     life.resource(flow, "pool", opening=5)
