@@ -174,7 +174,7 @@ class Oracle:
     def _decide(self, race, moment):
         winner = self.winners.get(race.number)
         if winner is None:
-            lost = [self._heard[race.number][above] for above in race.above]
+            lost = list(self._heard[race.number].values())  # the first that was lost is named
             if any(self.states[above] is FAILED for above in race.above):
                 self._end(race.number, moment, FAILED)
             else:
