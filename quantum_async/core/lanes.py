@@ -193,7 +193,6 @@ class Lanes:
             if phase[unit] != READY:  # it ended while it was queued, or stands for a child
                 unit = self._ready_child(lane, unit)
                 if unit == NOBODY:
-                    self._claim_nothing(lane)
                     continue
             phase[unit] = RUNNING
             if self._limited:
@@ -226,7 +225,7 @@ class Lanes:
         """Take who ended while it was queued from the front: it is not to ask for anything."""
         batch, heap = self._sorted[lane], self._heaps[lane]
         while batch or heap:
-            from_batch = batch and not (heap and heap[0] < batch[-1])
+            from_batch = self._best_was_there(lane)
             unit = self._units[batch[-1] if from_batch else heap[0]]
             if self.phase[unit] == READY or self._has_ready_child(lane, unit):
                 return
@@ -235,6 +234,11 @@ class Lanes:
             else:
                 heappop(heap)
         self._claim_nothing(lane)
+
+    def _best_was_there(self, lane: int) -> bool:
+        """Whether the best of a queue that is not empty was ready at the start."""
+        batch, heap = self._sorted[lane], self._heaps[lane]
+        return bool(batch) and not (heap and heap[0] < batch[-1])
 
     def _has_ready_child(self, lane: int, parent: int) -> bool:
         children = self._children[lane].get(parent)
@@ -251,8 +255,7 @@ class Lanes:
         """Take the best ready unit of a lane out of its queue, to `follow` another, or `NOBODY`."""
         batch, heap = self._sorted[lane], self._heaps[lane]
         while batch or heap:
-            from_batch = batch and not (heap and heap[0] < batch[-1])
-            unit = self._units[batch.pop() if from_batch else heappop(heap)]
+            unit = self._units[batch.pop() if self._best_was_there(lane) else heappop(heap)]
             if self.phase[unit] != READY:
                 unit = self._ready_child(lane, unit)
             if unit != NOBODY:
