@@ -42,9 +42,9 @@ def flat(count: int, slots: int | None = None, **options: Any) -> Scheduler:
 
 
 @st.composite
-def dags(draw: st.DrawFn, most: int = 12) -> list[list[int]]:
+def dags(draw: st.DrawFn, most: int = 12, least: int = 0) -> list[list[int]]:
     """Draw the dependencies of each unit of a graph."""
-    size = draw(st.integers(0, most))
+    size = draw(st.integers(least, most))
     return [
         sorted(draw(st.sets(st.integers(0, node - 1), max_size=4))) if node else []
         for node in range(size)
