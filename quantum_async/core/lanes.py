@@ -309,42 +309,42 @@ class Lanes:
             unit = self._resuming.popleft()
             if self.phase[unit] != OPEN:
                 continue  # it ended meanwhile
-            if self._starts(unit):
+            if self._starts(unit, again=True):
                 return unit
             self._resuming.append(unit)
         return NOBODY
 
-    def _starts(self, unit: int) -> bool:
+    def _starts(self, unit: int, *, again: bool = False) -> bool:
         lane = self.lanes[unit]
-        if not self._has_room(lane):
+        if not self._has_room(lane, again=again):
             return False
         self.phase[unit] = RUNNING
-        self._take(lane)
+        self._take(lane, again=again)
         return True
 
     # -- room -------------------------------------------------------------------------------
 
-    def _has_room(self, lane: int) -> bool:
-        """Whether a unit of a lane may start, as far as gauges and limits are concerned."""
+    def _has_room(self, lane: int, *, again: bool = False) -> bool:
+        """Whether a unit of a lane may start, or go on, as far as gauges and limits go."""
         for gauge in self.gauges[lane]:
             if gauge.used >= gauge.capacity:
                 self.refused_by.add(gauge)
                 return False
         if self._budget is not None and (needs := self._needs[lane]):
-            wait = self._budget.wait((id(self), lane), needs)
+            wait = self._budget.wait((id(self), lane), needs, again=again)
             if wait > 0:
                 self.wakes_in = min(self.wakes_in, wait)
                 self.refused_by.update(self._budget.gauges(needs))
                 return False
         return True
 
-    def _take(self, lane: int) -> None:
+    def _take(self, lane: int, *, again: bool = False) -> None:
         self.used += 1
         self.lane_used[lane] += 1
         for gauge in self.gauges[lane]:
             gauge.used += 1
         if self._budget is not None and (needs := self._needs[lane]):
-            self._budget.take((id(self), lane), needs)
+            self._budget.take((id(self), lane), needs, again=again)
 
     def free_slot(self, lane: int) -> None:
         """Give a slot back, and what is used beside it."""

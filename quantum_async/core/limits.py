@@ -191,11 +191,13 @@ class _Tokens:
         self.claimed_by: Hashable = None
         self.gauge = Gauge(1)  # its version grows when who was refused may ask again
 
-    def wait(self, tokens: float, now: float) -> float:
+    def wait(self, tokens: float, now: float, *, again: bool = False) -> float:
         """Return seconds until so many may be taken; infinite if some must be given back first."""
         limit = self.limit
         if limit.concurrency is not None and self.used + tokens > limit.concurrency:
             return math.inf
+        if again:
+            return 0.0  # the rate has counted them
         at = max(now, self.paused_until)
         if limit.rate is not None:
             at = max(at, self._window_opens(tokens, limit.rate, at))
@@ -217,8 +219,10 @@ class _Tokens:
             opens = moment + per
         return opens
 
-    def take(self, tokens: float, now: float) -> None:
+    def take(self, tokens: float, now: float, *, again: bool = False) -> None:
         self.used += tokens
+        if again:
+            return
         self.given += tokens
         if self.limit.rate is not None:
             self._log.append((now, tokens))
@@ -253,12 +257,13 @@ class Budget:
         both._tokens = self._tokens | shared._tokens
         return both
 
-    def wait(self, who: Hashable, needs: Needs) -> float:
+    def wait(self, who: Hashable, needs: Needs, *, again: bool = False) -> float:
         """Return seconds until `who` may take what it needs: 0 now, infinite if nobody knows.
 
         Args:
             who: Who asks. It is remembered until it takes, or is forgotten.
             needs: What it needs.
+            again: Whether it took that before and gave it back meanwhile: a rate has counted it.
         """
         now = self.clock()
         wait = 0.0
@@ -267,7 +272,7 @@ class Budget:
             if limit.claimed_by not in (None, who):
                 wait = math.inf
             else:
-                wait = max(wait, limit.wait(tokens, now))
+                wait = max(wait, limit.wait(tokens, now, again=again))
         if wait > 0:
             self._refuse(who, needs, now)
         return wait
@@ -284,11 +289,11 @@ class Budget:
             for limit, _ in limits:
                 limit.claimed_by = who
 
-    def take(self, who: Hashable, needs: Needs) -> None:
+    def take(self, who: Hashable, needs: Needs, *, again: bool = False) -> None:
         """Take all of it; `wait` has just said 0."""
         now = self.clock()
         for name, tokens in needs:
-            self._tokens[name].take(tokens, now)
+            self._tokens[name].take(tokens, now, again=again)
         self.forget(who, needs)
 
     def stamp(self, needs: Needs) -> None:

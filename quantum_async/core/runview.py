@@ -137,7 +137,12 @@ class DetachedRun:
         input: Any,  # noqa: A002
         options: dict[str, Any],
     ) -> Any:
-        """Run it by itself: there is no run around it here."""
+        """Run it by itself, in a test; a worker process is no part of the run around it."""
+        if self.clock is not None:
+            raise RuntimeError(
+                f"unit {self.name!r} called ctx.run in a worker process, outside the event loop of "
+                "its run: call it in a unit on the loop"
+            )
         return await flow.run(input, **options)
 
     def remaining(self, unit: int) -> float:

@@ -362,3 +362,10 @@ def test_dependencies_results_are_looked_up_where_the_run_keeps_them(
     if units:
         values[units[0]] = "new"
         assert results[f"u{units[0]}"] == "new"
+
+
+async def test_a_run_inside_a_worker_process_is_refused() -> None:
+    run = DetachedRun("a", None, {}, {}, {}, "r")
+    run.start_clock(lambda: 0.0)
+    with pytest.raises(RuntimeError, match=r"'a' called ctx\.run in a worker process"):
+        await ExecutionContext.of(run, 0, 1).run(None)

@@ -376,3 +376,19 @@ def test_units_that_use_the_same_share_a_lane_and_each_takes_its_own_tokens():
     scheduler.complete(0)
     assert scheduler.finished
     assert budget.idle
+
+
+def test_who_goes_on_after_a_pause_does_not_pay_its_rate_again():
+    now = [0.0]
+    budget = Budget({"api": Limit(concurrency=1, rate=1, per=60)}, lambda: now[0])
+    needs = (("api", 1),)
+    budget.take("a", needs)
+    budget.give_back(needs)  # it waits for a nested run
+    assert budget.wait("b", needs) == 60
+    assert budget.wait("a", needs, again=True) == 0
+    budget.take("a", needs, again=True)
+    assert budget.used("api") == 1
+    assert budget.wait("c", needs, again=True) == math.inf
+    budget.give_back(needs)
+    now[0] = 60.0
+    assert budget.wait("b", needs) == 0
