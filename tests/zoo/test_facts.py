@@ -35,7 +35,7 @@ ELSEWHERE = {
     ),
     "the default limiter counts all CPUs": (
         "tests/api/test_tuning.py",
-        "test_cpus_are_those_that_affinity_and_control_groups_grant",
+        "test_the_usable_cpus_are_those_of_the_affinity_and_the_control_group",
     ),
     "eager start from inside a parent's step recurses": (
         "tests/engine/test_laws_of_behaviour.py",
