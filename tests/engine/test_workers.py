@@ -218,6 +218,16 @@ async def test_context_variables_travel_if_they_are_named():
     assert (await flow.run({}))["unit"] == ({"id": 7}, None)
 
 
+async def test_context_variables_reach_short_units_too():
+    flow = QuantumPartitioner(
+        default_execution_mode="process", max_workers=1, contextvars=[carried.request]
+    )
+    for number in range(300):  # as many as travel together, if nothing goes with each
+        flow.add_unit(read, name=f"unit {number}")
+    carried.request.set(7)
+    assert set((await flow.run({})).values()) == {(7, None)}
+
+
 async def test_each_unit_has_context_variables_of_its_own():
     flow = QuantumPartitioner(
         default_execution_mode="process",

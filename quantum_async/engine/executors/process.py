@@ -25,7 +25,7 @@ from quantum_async.engine.executors.ahead import Ahead, Parcel
 from quantum_async.engine.executors.base import Job
 from quantum_async.engine.executors.carry import Carrier
 from quantum_async.engine.executors.crew import TRIES, Crew, NoWorkerError, finished
-from quantum_async.engine.executors.envelope import RETURNED, Answer, opened
+from quantum_async.engine.executors.envelope import RETURNED, Answer, Carried, opened
 from quantum_async.engine.executors.limits import WorkerLimits
 from quantum_async.engine.executors.outlet import WorkerRecord
 from quantum_async.engine.executors.packing import looks_big, packed
@@ -177,9 +177,11 @@ class ProcessExecutor:
 
     async def _send(self, job: Job, session: Session, crew: Crew) -> _Sent:
         """Send a call, and with it those that may come behind."""
-        parcel = await self._packed(job, session, crew)
+        carried = self._terms.carrier.collect()
+        parcel = await self._packed(job, carried, session, crew)
         batch = [parcel]
-        if self._ahead is not None:
+        # Context variables are those of an attempt, and what comes behind has not begun yet.
+        if self._ahead is not None and not carried:
             busy = len(crew.sessions) if crew.is_short_of_workers else 0
             batch += self._ahead.parcels(parcel, crew.numbers, busy)
         keys = [(one.job.unit, one.job.attempt) for one in batch]
@@ -199,9 +201,9 @@ class ProcessExecutor:
         session.holders += len(batch) - 1
         return self._early.pop(keys[0])
 
-    async def _packed(self, job: Job, session: Session, crew: Crew) -> Parcel:
+    async def _packed(self, job: Job, carried: Carried, session: Session, crew: Crew) -> Parcel:
         call, used = self._terms.shares.call_of(job)
-        if carried := self._terms.carrier.collect():
+        if carried:
             call = (*call, carried)
         blob = quickly_packed(call)
         if blob is None and looks_big(job):
