@@ -7,9 +7,14 @@ is seconds since the epoch; `seq` counts the events of a run from 0.
 
 from typing import Any, NamedTuple
 
+from quantum_async.core.unit import QuantumUnit
+
 
 class RunStarted(NamedTuple):
-    """A run began: `units` of them will end."""
+    """A run began: `units` of them will end.
+
+    It is told in context variables of the run: what an observer sets there, every unit has.
+    """
 
     run_id: str
     seq: int
@@ -31,7 +36,11 @@ class UnitReady(NamedTuple):
 
 
 class UnitStarted(NamedTuple):
-    """An attempt began. `where` says on what: loop, thread, process, custom, inline."""
+    """An attempt began. `where` says on what: loop, thread, process, custom, inline.
+
+    `handle` is what was declared; the children of a map share one. It is told in the attempt's own
+    context variables: what an observer sets there, the unit has, and for a map each child.
+    """
 
     run_id: str
     seq: int
@@ -40,6 +49,7 @@ class UnitStarted(NamedTuple):
     unit: str
     attempt: int
     where: str
+    handle: QuantumUnit[Any, Any] | None = None
 
 
 class UnitRetrying(NamedTuple):

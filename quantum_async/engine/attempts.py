@@ -12,6 +12,7 @@ from anyio import CancelScope
 
 from quantum_async.core.binding import CONTEXT
 from quantum_async.core.context import ExecutionContext
+from quantum_async.core.events import UnitStarted
 from quantum_async.core.phases import OPEN, RUNNING
 from quantum_async.core.shapes import STREAM
 from quantum_async.engine.attempt import (
@@ -71,8 +72,8 @@ class Attempts:
     """
 
     __slots__ = (
-        "_asked", "_bind", "_context", "_handles", "_host", "_ledger", "_loop", "_names",
-        "_outcomes", "_places", "_prefix", "_scheduler", "_setup", "_short", "_timers",
+        "_asked", "_begun", "_bind", "_context", "_handles", "_host", "_ledger", "_loop",
+        "_names", "_outcomes", "_places", "_prefix", "_scheduler", "_setup", "_short", "_timers",
         "_view", "scopes", "tasks",
     )  # fmt: skip
 
@@ -98,10 +99,13 @@ class Attempts:
         self.tasks: dict[int, asyncio.Task[None]] = {}
         self.scopes: dict[int, CancelScope] = {}
         self._asked: set[int] = set()
+        # The context variables of what was told of and has no task: not yet, or a map never.
+        self._begun: dict[int, Context] = {}
 
     def close(self) -> None:
         """Let go of the engine."""
         self._host = None
+        self._begun.clear()
 
     def add_lane_like(self, lane: int) -> None:
         """There is one more lane, of the same place as another."""
@@ -109,6 +113,15 @@ class Attempts:
         self._short.append(self._short[lane])
 
     # -- beginnings -------------------------------------------------------------------------
+
+    def tell_start(self, unit: int, attempt: int, where: str) -> None:
+        """Tell that an attempt begins, in the context variables that it will have."""
+        rows, outer = self._setup.rows, self._context
+        if unit >= rows.count:
+            outer = self._begun.get(rows.parent(unit), outer)
+        context = self._begun[unit] = outer.copy()
+        told = UnitStarted, self._names[unit], attempt, where, self._handles[unit]
+        context.run(self._setup.bus.tell, *told)
 
     def start(self, unit: int, attempt: int, lane: int) -> None:
         """Begin an attempt of a unit that has its slot."""
@@ -142,7 +155,9 @@ class Attempts:
 
     def spawn(self, unit: int, coroutine: Coroutine[Any, Any, None], name: str) -> None:
         """Run a coroutine as the unit's task, in context variables of its own."""
-        context = self._context.copy()
+        context = self._begun.pop(unit, None)
+        if context is None:  # one without variables is false
+            context = self._context.copy()
         if self._bind is not None:
             context.run(self._bind, self._names[unit], self._ledger.attempts[unit])
         if EAGER:

@@ -130,7 +130,8 @@ class Engine:
         view = self._setup.view
         self._door = Door(self._setup, self, self.growth)
         view.open(self._door)
-        self._bus.tell(RunStarted, self._scheduler.unfinished, view.environment["partitioner"])
+        begins = RunStarted, self._scheduler.unfinished, view.environment["partitioner"]
+        self._context.run(self._bus.tell, *begins)
         for companion in self._setup.companions:
             companion.begin(self)
         self.poke()
@@ -383,7 +384,7 @@ class Engine:
             self._timers.started_again(unit, now)
         lane = self._scheduler.lanes[unit]
         if self._tells_start:
-            self._bus.tell(UnitStarted, self._names[unit], attempt, ledger.where[lane])
+            self._attempts.tell_start(unit, attempt, ledger.where[lane])
         self._attempts.start(unit, attempt, lane)
 
     # -- what outcomes ask for --------------------------------------------------------------
@@ -420,7 +421,8 @@ class Engine:
         ledger.attempts[unit], ledger.starts[unit] = 1, self._clock()
         ledger.ran_on[unit] = where
         self._bus.tell(UnitReady, self._names[unit], 1)
-        self._bus.tell(UnitStarted, self._names[unit], 1, where)
+        if self._tells_start:
+            self._attempts.tell_start(unit, 1, where)
 
     def lane_with(self, lane: int, needs: Needs) -> int:
         """Return the lane of the same place whose units use `needs`."""
