@@ -18,10 +18,9 @@ from quantum_async.core.unit import QuantumUnit, R, T
 from quantum_async.engine.bus import Observer
 from quantum_async.engine.executors.limits import WorkerLimits
 from quantum_async.engine.setup import Outer
-from quantum_async.forms import Forms
+from quantum_async.listening import Listening
 from quantum_async.observe.hooks import hooks
 from quantum_async.observe.log import LogObserver
-from quantum_async.observe.stream import EventStream
 from quantum_async.request import (
     Intervention,
     Names,
@@ -36,7 +35,7 @@ from quantum_async.runtime import Runtime, current_runtime
 from quantum_async.verdict import failed, first_error, out_of_time
 
 
-class QuantumPartitioner(Forms[T, R]):
+class QuantumPartitioner(Listening[T, R]):
     """Units of work with dependencies, and the runs of them.
 
     A partitioner is a definition: each run has a state of its own, so one partitioner serves any
@@ -190,24 +189,8 @@ class QuantumPartitioner(Forms[T, R]):
     def _started(self, context: Any, options: dict[str, Any]) -> Coroutine[Any, Any, RunResult]:
         return self.run(context, **options)
 
-    def stream(self, context: Any = None, **options: Any) -> EventStream[RunResult]:
-        """Run the units and hear of it: ``async with flow.stream(ctx) as events: async for …``.
-
-        Leaving the block cancels the run and waits for it; ``events.result`` has its result.
-
-        Args:
-            context: The run's input.
-            options: The options of `run`.
-        """
-        request = self._request(context, **options)
-
-        def start(
-            observer: Observer, keep: Callable[[RunResult], None]
-        ) -> Coroutine[Any, Any, RunResult]:
-            listeners = (*request.observers, observer)
-            return self._run(replace(request, observers=listeners), keep)
-
-        return EventStream(start)
+    def _requested(self, context: Any, options: dict[str, Any]) -> RunRequest:
+        return self._request(context, **options)
 
     def _request(
         self,
@@ -312,11 +295,15 @@ class QuantumPartitioner(Forms[T, R]):
         for intervention in request.interventions:
             request = intervention.amend(self, plan, request)
         engine = launch(plan, request, _run_inside)
-        result = RunResult(engine.ledger, engine.pauses)
+        result = RunResult(engine.ledger, engine.timers.pauses)
         if runtime is not None:
             runtime.add(engine)
         if request.outer is not None:
             request.outer.began(engine)
+        if request.watch is not None:
+            from quantum_async.live import LiveRun
+
+            request.watch(LiveRun(engine))
         try:
             await engine.run()
         finally:

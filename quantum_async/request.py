@@ -15,6 +15,7 @@ from quantum_async.core.unit import is_coroutine_function
 from quantum_async.engine.bus import Observer
 from quantum_async.engine.executors.limits import WorkerLimits
 from quantum_async.engine.placement import Slots
+from quantum_async.observe.stream import Live
 
 if TYPE_CHECKING:
     from quantum_async.engine.attempt import Layer  # at run time only the engine needs it
@@ -48,6 +49,7 @@ class RunRequest:
     slots: Slots | None = None  # those that it shares with other runs
     shares: bool = False  # whether it shares anything with other runs
     outer: "Outer | None" = None  # the run around it
+    watch: Callable[[Live], None] | None = None  # takes the run as it begins
     interventions: "tuple[Intervention, ...]" = ()
     order: Sequence[int] | None = None  # of the ready queue, best first, instead of `strategy`
 

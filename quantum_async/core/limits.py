@@ -277,6 +277,15 @@ class Budget:
             self._refuse(who, needs, now)
         return wait
 
+    def lacking(self, needs: Needs) -> dict[str, float]:
+        """Return which limits of `needs` have not enough left, and for how many seconds.
+
+        Infinite if nobody knows. Nothing is remembered of the question.
+        """
+        now = self.clock()
+        waits = {name: self._tokens[name].wait(tokens, now) for name, tokens in needs}
+        return {name: wait for name, wait in waits.items() if wait > 0}
+
     def _refuse(self, who: Hashable, needs: Needs, now: float) -> None:
         limits = [(self._tokens[name], tokens) for name, tokens in needs]
         claims = True

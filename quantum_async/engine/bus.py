@@ -2,16 +2,32 @@
 
 An observer is any callable that takes an event. One that has `event_types` gets only those, and
 an event that nobody takes is never made. An observer that raises is dropped, and said so once.
+
+One that cannot take events without end has a `gate`, and the run starts nothing more while that is
+shut.
 """
 
 import time
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
 
 from quantum_async.core.events import EVENT_TYPES, Event, RunFinished, RunStarted, UnitSkipped
 
 Observer = Callable[[Any], object]
 Complain = Callable[[str, BaseException | None], None]
+
+
+class Gate(Protocol):
+    """What holds a run up, while somebody has yet to take the events that there are."""
+
+    @property
+    def is_shut(self) -> bool:
+        """Whether nothing may start now."""
+        ...
+
+    def call_when_open(self, callback: Callable[[], object]) -> None:
+        """Call `callback` once, when it opens."""
+        ...
 
 
 class Bus:
@@ -22,6 +38,9 @@ class Bus:
         run_id: The run's name.
         clock: The run's monotonic clock, in seconds.
         complain: Takes a sentence about an observer that raised, and its exception.
+
+    Attributes:
+        gates: Those of the observers that have one.
     """
 
     def __init__(
@@ -36,6 +55,9 @@ class Bus:
         self._complain = complain
         self._seq = 0
         self._takers: dict[type, list[Observer]] = {}
+        observers = list(observers)
+        gates = [getattr(observer, "gate", None) for observer in observers]
+        self.gates: Sequence[Gate] = [gate for gate in gates if gate is not None]
         for observer in observers:
             wanted = getattr(observer, "event_types", None)
             for kind in EVENT_TYPES if wanted is None else wanted:
@@ -44,6 +66,13 @@ class Bus:
     def __contains__(self, kind: type) -> bool:
         """Whether anybody takes this type of event."""
         return bool(self._takers.get(kind))
+
+    def holds(self, go_on: Callable[[], object]) -> bool:
+        """Whether somebody must first take what was told; `go_on` is called when he has."""
+        shut = [gate for gate in self.gates if gate.is_shut]
+        for gate in shut:
+            gate.call_when_open(go_on)
+        return bool(shut)
 
     def tell(self, kind: type[Event], *facts: Any) -> None:
         """Make an event and pass it on, if anybody takes it."""
@@ -77,6 +106,15 @@ class NestedBus:
     def __init__(self, outer: "Bus | NestedBus", prefix: str) -> None:
         self._outer = outer
         self._prefix = prefix
+
+    @property
+    def gates(self) -> Sequence[Gate]:
+        """Those of the run around it."""
+        return self._outer.gates
+
+    def holds(self, go_on: Callable[[], object]) -> bool:
+        """Whether somebody must first take what was told; `go_on` is called when he has."""
+        return self._outer.holds(go_on)
 
     def __contains__(self, kind: type) -> bool:
         """Whether anybody takes this type of event."""

@@ -58,13 +58,13 @@ class Engine:
     __slots__ = (
         "__weakref__", "_attempts", "_broken", "_bus", "_canceled", "_clock", "_context", "_done",
         "_door", "_ends_at", "_hub", "_interrupted", "_ledger", "_limit_timer", "_loop", "_names",
-        "_outcomes", "_pump_due", "_pumping", "_rare", "_scheduler", "_scopes", "_setup",
-        "_stopped", "_tasks", "_tells_start", "_timers", "_waiter", "_waits_for_threads", "growth",
-        "ledger", "priority", "stopping", "suspension", "timed_out",
+        "_outcomes", "_pump_due", "_pumping", "_rare", "_scheduler", "_scopes", "_stopped",
+        "_tasks", "_tells_start", "_waiter", "_waits_for_threads", "growth", "ledger", "priority",
+        "setup", "stopping", "suspension", "timed_out", "timers",
     )  # fmt: skip
 
     def __init__(self, setup: Setup) -> None:
-        self._setup = setup
+        self.setup = setup
         self._names = setup.rows.names
         self._scheduler = setup.scheduler
         self.ledger = self._ledger = setup.ledger
@@ -81,10 +81,10 @@ class Engine:
         self._interrupted: BaseException | None = None
         self._ends_at = setup.ends_at
         self._outcomes = Outcomes(setup, self)
-        self._timers = self._outcomes.timers = Timers(
+        self.timers = self._outcomes.timers = Timers(
             setup, self._loop, self._outcomes.deadline_passed, self.poke
         )
-        self._attempts = Attempts(setup, self._outcomes, self, self._timers, self._context)
+        self._attempts = Attempts(setup, self._outcomes, self, self.timers, self._context)
         self._tasks, self._scopes = self._attempts.tasks, self._attempts.scopes
         self.suspension = Suspension(setup.scheduler, self.poke, self._attempts.is_stopping)
         self.growth = Growth(setup, self._outcomes, self) if setup.is_special else None
@@ -122,24 +122,24 @@ class Engine:
             raise self._interrupted
 
     def _begin(self) -> asyncio.TimerHandle | None:
-        time_limit, seconds = None, self._setup.timeout
+        time_limit, seconds = None, self.setup.timeout
         self._ends_at = min(self._ends_at, current_effective_deadline())
         if seconds is not None:
             self._ends_at = min(self._ends_at, self._loop.time() + seconds)
             time_limit = self._loop.call_later(seconds, self._time_up)
-        view = self._setup.view
-        self._door = Door(self._setup, self, self.growth)
+        view = self.setup.view
+        self._door = Door(self.setup, self, self.growth)
         view.open(self._door)
         begins = RunStarted, self._scheduler.unfinished, view.environment["partitioner"]
         self._context.run(self._bus.tell, *begins)
-        for companion in self._setup.companions:
+        for companion in self.setup.companions:
             companion.begin(self)
         self.poke()
         return time_limit
 
     async def _end(self) -> None:
         ledger = self._ledger
-        ends = [companion.end() for companion in self._setup.companions]
+        ends = [companion.end() for companion in self.setup.companions]
         if self.growth is not None:
             ends.append(self.growth.close())
         if ledger.errors:
@@ -148,13 +148,13 @@ class Engine:
             ends.append(self._door.close())
         again = await all_ended(ends)
         ledger.ended = self._clock()
-        self._setup.view.close()
+        self.setup.view.close()
         self._scheduler.forget()
         if self._limit_timer is not None:
             self._limit_timer.cancel()
         if self._hub is not None:
             self._hub.leave(self)
-        self._timers.close()  # which holds the engine, as these do
+        self.timers.close()  # which holds the engine, as these do
         self._attempts.close()
         self.growth = self._door = None
         del self.suspension
@@ -184,7 +184,7 @@ class Engine:
         if not self._done:
             self.timed_out = True
             # A thread cannot be stopped, and the time is up: the run does not wait for it.
-            cause = f"the run's time limit of {self._setup.timeout:g} s passed"
+            cause = f"the run's time limit of {self.setup.timeout:g} s passed"
             self.stop(cause, waits_for_threads=False)
 
     def stop(self, cause: str, *, waits_for_threads: bool = True) -> None:
@@ -208,9 +208,9 @@ class Engine:
             return
         self.stopping = True
         self._ledger.stop_cause = cause
-        for run in tuple(self._setup.inside):
+        for run in tuple(self.setup.inside):
             run.drain(cause)
-        self._timers.clear()
+        self.timers.clear()
         told: list[int] = []
         if UnitCanceled in self._bus:
             told = [u for phase in (WAITING, *QUEUED) for u in self._scheduler.in_phase(phase)]
@@ -231,7 +231,7 @@ class Engine:
         elif self._scheduler.phase[unit] == OPEN and self.growth is not None:
             self.growth.drop(unit, cause)
         elif not self._scheduler.has_ended(unit):
-            self._timers.drop(unit)
+            self.timers.drop(unit)
             self._outcomes.dropped(unit, cause)
         self.poke()
 
@@ -302,12 +302,14 @@ class Engine:
 
     def _pump_slice(self, most: int) -> bool:
         """Work until nothing is left to start (False), or the slice is over (True)."""
-        scheduler, clock, start = self._scheduler, self._clock, self._start
+        scheduler, clock, start, bus = self._scheduler, self._clock, self._start, self._bus
         scheduler.refused_by.clear()
         scheduler.wakes_in = math.inf
         now = clock()
         slice_end = now + _SLICE
         for _ in range(most):
+            if bus.gates and not self.stopping and bus.holds(self.poke):
+                return False
             if scheduler.openings:
                 self._open(scheduler.openings.popleft())
             elif (unit := scheduler.next_start()) != NOBODY:
@@ -337,7 +339,7 @@ class Engine:
         if self._tasks or (self._outcomes.late and self._waits_for_threads):
             return
         scheduler = self._scheduler
-        waits = scheduler.refused_by or scheduler.wakes_in < math.inf
+        waits = scheduler.refused_by or scheduler.wakes_in < math.inf or self._bus.holds(self.poke)
         if not scheduler.finished and not waits and scheduler.stuck():
             self.broke(InternalError(f"the run is stuck: {self._scheduler!r}"))
         if not scheduler.finished and not self._broken:
@@ -369,9 +371,9 @@ class Engine:
         if self.growth is not None and not self._ledger.attempts[unit]:
             self.growth.started(unit)
         self._start(unit, now)
-        if self._setup.budget is not None:
+        if self.setup.budget is not None:
             # A rate counts from now on, when the first step is done, to be on the safe side.
-            self._setup.budget.stamp(self._scheduler.needs_of(unit))
+            self.setup.budget.stamp(self._scheduler.needs_of(unit))
 
     def _start(self, unit: int, now: float) -> None:
         ledger = self._ledger
@@ -381,7 +383,7 @@ class Engine:
         if attempt == 1:
             ledger.starts[unit] = now
         else:
-            self._timers.started_again(unit, now)
+            self.timers.started_again(unit, now)
         lane = self._scheduler.lanes[unit]
         if self._tells_start:
             self._attempts.tell_start(unit, attempt, ledger.where[lane])
@@ -407,11 +409,6 @@ class Engine:
         """The unit has ended, for those who wait for it."""
         if self.growth is not None:
             self.growth.over(unit)
-
-    @property
-    def pauses(self) -> dict[int, list[float]]:
-        """For each unit that was tried again when attempts ended and began."""
-        return self._timers.pauses
 
     # -- what is open -----------------------------------------------------------------------
 

@@ -54,6 +54,11 @@ class Timers:
             return math.inf
         return self._first_starts[unit] + deadline - self._loop.time()
 
+    def due_in(self, unit: int) -> float:
+        """Return seconds until a unit that backs off is ready again."""
+        timer = self._timers.get(unit)
+        return 0.0 if timer is None else max(0.0, timer.when() - self._loop.time())
+
     def pause(self, unit: int, seconds: float) -> None:
         """Make a unit whose attempt has just ended ready again after its back-off."""
         self.pauses.setdefault(unit, []).append(self._clock())

@@ -135,7 +135,7 @@ def check_every_run() -> None:
 
     @functools.wraps(run)
     def watched(self: Engine) -> Coroutine[Any, Any, None]:
-        bus = self._setup.bus
+        bus = self.setup.bus
         if not isinstance(bus, Bus):
             return run(self)  # a run inside another, whose events are that one's
         if len(self._names) <= MOST and all(kind in bus for kind in events.EVENT_TYPES):
@@ -144,13 +144,13 @@ def check_every_run() -> None:
 
     async def told_again(self: Engine) -> None:
         log: list[events.Event] = []
-        for takers in self._setup.bus._takers.values():
+        for takers in self.setup.bus._takers.values():
             takers.append(log.append)
         try:
             await run(self)
         finally:
             if self._done and not self._broken:
-                found = differences(RunResult(self.ledger, self.pauses), log)
+                found = differences(RunResult(self.ledger, self.timers.pauses), log)
                 assert not found, "; ".join(found)
 
     Engine.run = watched  # type: ignore[method-assign]
