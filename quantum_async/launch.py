@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from quantum_async.core.effects import EffectLog
 from quantum_async.core.errors import (
     PlanError,
 )
@@ -87,12 +88,14 @@ def launch(plan: ExecutionPlan, request: RunRequest, nest: Nest) -> Engine:
     rows, where = Rows(plan), list(placement.places)
     ledger = Ledger(plan, scheduler, run_id, time.time(), clock(), where, rows)
     ledger.give(scope.given)
+    ledger.effects = _effects(request, clock, ledger)
     view = View(
         plan,
         rows,
         ledger.results,
         input=request.input,
         metrics=ledger.metrics,
+        effects=ledger.effects,
         environment=_environment(request, run_id),
         run_id=run_id,
     )
@@ -124,6 +127,19 @@ def launch(plan: ExecutionPlan, request: RunRequest, nest: Nest) -> Engine:
         priority=request.priority,
     )
     return Engine(setup)
+
+
+def _effects(request: RunRequest, clock: Callable[[], float], ledger: Ledger) -> EffectLog:
+    """Return where effects are taken down; a run inside a dry one is dry."""
+    outer = request.outer
+    since = ledger.wall - ledger.began
+
+    def wall() -> float:
+        return since + clock()
+
+    if outer is None:
+        return EffectLog(request.dry_run, wall)
+    return EffectLog(request.dry_run or outer.effects.dry, wall, outer.effects, outer.prefix)
 
 
 def _scheduler(

@@ -26,6 +26,7 @@ from quantum_async.request import (
     Names,
     RunRequest,
     check_limits,
+    checked_flag,
     checked_interventions,
     checked_observers,
     or_else,
@@ -133,6 +134,7 @@ class QuantumPartitioner(Listening[T, R]):
         observers: Iterable[Observer] = (),
         run_id: str | None = None,
         priority: float = 0,
+        dry_run: bool = False,
         faults: Intervention | None = None,
     ) -> RunResult:
         """Run the units; each starts the moment its last dependency has ended.
@@ -156,6 +158,7 @@ class QuantumPartitioner(Listening[T, R]):
             observers: Callables that take every event of this run.
             run_id: What the run is called; by default a random name.
             priority: Larger goes before other runs with which this one shares slots or limits.
+            dry_run: Whether side effects (`ctx.perform`) are taken down and not performed.
             faults: `quantum_async.testing.Faults` that units of this run meet.
 
         Returns:
@@ -182,6 +185,7 @@ class QuantumPartitioner(Listening[T, R]):
             observers=observers,
             run_id=run_id,
             priority=priority,
+            dry_run=dry_run,
             faults=faults,
         )
         return await self._run(request)
@@ -209,6 +213,7 @@ class QuantumPartitioner(Listening[T, R]):
         observers: Iterable[Observer] = (),
         run_id: str | None = None,
         priority: float = 0,
+        dry_run: bool = False,
         faults: Intervention | None = None,
     ) -> RunRequest:
         check_limits(max_workers, timeout)
@@ -238,6 +243,7 @@ class QuantumPartitioner(Listening[T, R]):
             around=self._around(),
             workers=self._workers,
             priority=priority,
+            dry_run=checked_flag("dry_run", dry_run),
             interventions=checked_interventions(faults),
         )
 

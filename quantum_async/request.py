@@ -48,6 +48,7 @@ class RunRequest:
     budget: Budget | None = None  # the limits that its units may use
     slots: Slots | None = None  # those that it shares with other runs
     shares: bool = False  # whether it shares anything with other runs
+    dry_run: bool = False  # whether side effects are taken down and not performed
     outer: "Outer | None" = None  # the run around it
     watch: Callable[[Live], None] | None = None  # takes the run as it begins
     interventions: "tuple[Intervention, ...]" = ()
@@ -104,6 +105,17 @@ def check_limits(max_workers: Any, timeout: Any) -> None:
     """
     check_workers(max_workers)
     check_number("", "timeout", timeout)
+
+
+def checked_flag(name: str, value: Any) -> bool:
+    """Return an option that is on or off.
+
+    Raises:
+        PlanError: If it is neither True nor False.
+    """
+    if not isinstance(value, bool):
+        raise PlanError(f"{name} must be True or False, not {value!r}")
+    return value
 
 
 def checked_observers(observers: Any) -> list[Observer]:

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar, overload
 
 from quantum_async.core.binding import Handle
+from quantum_async.core.effects import Effect
 from quantum_async.core.errors import did_you_mean, message_of
 from quantum_async.core.plan import ExecutionPlan
 from quantum_async.core.record import UnitRecord
@@ -161,6 +162,15 @@ class RunResult(Mapping[str, Any]):
     def duration(self) -> float:
         """Seconds from the run's start to its end."""
         return self._ledger.ended - self._ledger.began
+
+    @property
+    def effects(self) -> tuple[Effect, ...]:
+        """The side effects that units performed with ``ctx.perform``, in the order they began.
+
+        Those of runs inside the run are among them, as of ``unit/child``. What a worker process
+        performed before it was killed is not known.
+        """
+        return tuple(self._ledger.effects)
 
     @cached_property
     def metrics(self) -> dict[str, Any]:

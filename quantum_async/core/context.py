@@ -1,9 +1,11 @@
 """What a unit sees of its run: its input, the results that it declared, and where it stands."""
 
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 from quantum_async.core.binding import Handle
+from quantum_async.core.effects import DRY, EffectLog, Performance, refused_awaitable
 from quantum_async.core.errors import (
     DependencyError,
     UndeclaredDependencyError,
@@ -176,6 +178,65 @@ class ExecutionContext(Mapping[str, Any], Generic[T]):
         """Send a value to those who listen to the run, as a `UnitEmitted` event."""
         self._run.emit(self._unit, self.attempt, value)
 
+    @property
+    def dry_run(self) -> bool:
+        """Whether side effects are taken down and not performed: ``run(dry_run=True)``."""
+        return self._run.effects.dry
+
+    async def perform(
+        self, kind: str, function: Callable[..., Any], *args: Any, dry: Any = None, **kwargs: Any
+    ) -> Any:
+        """Call a function for its side effect, and take that down in ``result.effects``.
+
+        Args:
+            kind: What the effect is called: ``"email"``, ``"charge"``.
+            function: What is called; what it gives is awaited if it can be. A plain function runs
+                where the unit does: in a coroutine function it must not block.
+            args: Its arguments.
+            dry: What is given in its place, uncalled, in a run with ``dry_run=True``.
+            kwargs: Its keyword arguments; not one that is called `dry`.
+
+        Returns:
+            What the function gives.
+
+        Raises:
+            TypeError: If `kind` is no string, or `function` cannot be called.
+        """
+        with self._performance(kind, function, args, kwargs) as effect:
+            if self.dry_run:
+                effect.outcome, effect.value = DRY, dry
+            else:
+                value = function(*args, **kwargs)
+                effect.value = await value if inspect.isawaitable(value) else value
+        return effect.value
+
+    def perform_sync(
+        self, kind: str, function: Callable[..., Any], *args: Any, dry: Any = None, **kwargs: Any
+    ) -> Any:
+        """As `perform`, in plain functions: in threads and worker processes.
+
+        Raises:
+            TypeError: As `perform`, and if the function gives something to await.
+        """
+        with self._performance(kind, function, args, kwargs) as effect:
+            if self.dry_run:
+                effect.outcome, effect.value = DRY, dry
+            else:
+                effect.value = function(*args, **kwargs)
+                if inspect.isawaitable(effect.value):
+                    raise refused_awaitable(self.unit_id, kind, effect.value)
+        return effect.value
+
+    def _performance(
+        self,
+        kind: str,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Performance:
+        log = self._run.effects
+        return Performance(log, self.unit_id, self.attempt, kind, function, (args, kwargs))
+
     def outcome(self, dependency: str | Handle) -> Outcome:
         """Say how a declared dependency ended: for units whose `trigger` lets them see failures.
 
@@ -303,6 +364,7 @@ class ExecutionContext(Mapping[str, Any], Generic[T]):
             self.remaining,
             self._run.other_units(self._unit),
             self._run.losses(self._unit),
+            self.dry_run,
         )
 
 
@@ -317,10 +379,12 @@ def _restored(
     remaining: float,
     others: frozenset[str],
     losses: dict[str, Outcome],
+    dry_run: bool,
 ) -> ExecutionContext[Any]:
     run = DetachedRun(
         unit_id, input, unit_results, metrics, environment, run_id, remaining, others, losses
     )
+    run.effects = EffectLog(dry_run)
     return ExecutionContext.of(run, 0, attempt)
 
 

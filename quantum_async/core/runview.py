@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from quantum_async.core.effects import EffectLog
 from quantum_async.core.record import NOTHING, Outcome
 from quantum_async.core.states import UnitState
 
@@ -19,6 +20,11 @@ class RunView(Protocol):
     input: Any
     metrics: dict[str, Any]
     environment: Mapping[str, Any]
+
+    @property
+    def effects(self) -> EffectLog:
+        """Where side effects are taken down."""
+        ...
 
     def unit_id(self, unit: int) -> str:
         """Return a unit's name."""
@@ -88,6 +94,7 @@ class DetachedRun:
     emitted: list[Any] = field(default_factory=list)
     clock: Callable[[], float] | None = None
     deadline: float = math.inf
+    effects: EffectLog = field(default_factory=EffectLog)
 
     def start_clock(self, clock: Callable[[], float]) -> None:
         """Count the limit from now on, by `clock`."""

@@ -159,6 +159,8 @@ class Door:
             bus=NestedBus(setup.bus, prefix),
             ends_at=self._host.ends_at(unit),
             priority=self._host.priority,
+            effects=ledger.effects,
+            prefix=prefix,
             keep=ledger.nested.setdefault(unit, []).append,
             began=began,
         )

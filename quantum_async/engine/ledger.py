@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from quantum_async.core.effects import EffectLog
 from quantum_async.core.plan import ExecutionPlan
 from quantum_async.core.record import NOTHING, Outcome, UnitRecord, Usage
 from quantum_async.core.scheduler import (
@@ -55,6 +56,7 @@ class Ledger:
         stop_cause: Why the run was stopped; None if it ran to its end.
         usage: What units cost that ran in other processes.
         metrics: What units recorded.
+        effects: The side effects that they performed.
     """
 
     plan: ExecutionPlan
@@ -79,6 +81,7 @@ class Ledger:
     stop_cause: str | None = None
     usage: dict[int, Usage] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
+    effects: EffectLog = field(default_factory=EffectLog)
 
     def __post_init__(self) -> None:
         count = self.plan.unit_count

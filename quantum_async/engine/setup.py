@@ -5,6 +5,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from quantum_async.core.effects import EffectLog
 from quantum_async.core.limits import Budget
 from quantum_async.core.plan import ExecutionPlan
 from quantum_async.core.scheduler import Scheduler
@@ -62,6 +63,8 @@ class Outer:
         bus: Takes the nested run's events.
         ends_at: When the unit around it must have ended, by the loop's clock.
         priority: Larger goes before other runs.
+        effects: Takes the nested run's side effects.
+        prefix: What comes before the names of its units.
         keep: Takes the nested run's result, however it ends.
         began: Takes the nested run, before it runs.
     """
@@ -72,6 +75,8 @@ class Outer:
     bus: NestedBus
     ends_at: float
     priority: float
+    effects: EffectLog
+    prefix: str
     keep: Callable[[Any], None]
     began: Callable[[Inside], None]
 

@@ -8,6 +8,7 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from typing import Any, Protocol
 
+from quantum_async.core.effects import EffectLog
 from quantum_async.core.plan import ExecutionPlan
 from quantum_async.core.record import NOTHING, Outcome
 from quantum_async.core.runview import DependencyResults
@@ -58,6 +59,7 @@ class View:
         values: Result of each unit by number; the run's own list.
         input: The run's input.
         metrics: What units recorded.
+        effects: The side effects that units performed.
         environment: Facts about the run.
         run_id: The run's name.
 
@@ -66,8 +68,8 @@ class View:
     """
 
     __slots__ = (
-        "_door", "_few_names", "_plan", "_rows", "_values", "environment", "input", "metrics",
-        "opened", "run_id",
+        "_door", "_few_names", "_plan", "_rows", "_values", "effects", "environment", "input",
+        "metrics", "opened", "run_id",
     )  # fmt: skip
 
     def __init__(
@@ -78,6 +80,7 @@ class View:
         *,
         input: Any,  # noqa: A002 - the contract's name
         metrics: dict[str, Any],
+        effects: EffectLog,
         environment: Mapping[str, Any],
         run_id: str,
     ) -> None:
@@ -86,6 +89,7 @@ class View:
         self._values = values
         self.input = input
         self.metrics = metrics
+        self.effects = effects
         self.environment = environment
         self.run_id = run_id
         self.opened: dict[str, Any] = {}

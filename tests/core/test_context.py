@@ -17,6 +17,7 @@ from quantum_async.core.context import (
     ExecutionContext,
     MissingKeyError,
 )
+from quantum_async.core.effects import EffectLog
 from quantum_async.core.errors import UndeclaredDependencyError
 from quantum_async.core.record import Outcome
 from quantum_async.core.states import UnitState
@@ -38,6 +39,7 @@ class Run:
     """A run of three units, in which `total` declared `load` and not `secret`."""
 
     run_id = "run-1"
+    effects = EffectLog()
     input: Any
     metrics: dict[str, Any]
     environment: Mapping[str, Any]

@@ -39,7 +39,7 @@ class Answer(NamedTuple):
         how: RETURNED, RAISED, UNLOADABLE (the call could not be unpickled) or UNSENDABLE (the
             result could not be pickled).
         content: The pickled result, or what `_described` says of the exception.
-        told: The pickled metrics and emitted values, if there are any.
+        told: The pickled metrics, emitted values and side effects, if there are any.
         seconds: How long it took.
         usage: What it cost.
     """
@@ -73,6 +73,7 @@ def _outcome(load: Callable[[], Call], dump: Callable[[Any], bytes]) -> tuple[st
     before = {} if run is None else dict(run.metrics)
     if run is not None:
         run.start_clock(time.monotonic)
+        run.effects.clock = _steady_clock()
     try:
         value = copy_context().run(_called, function, args, kwargs, *carried)
     except BaseException as error:
@@ -120,10 +121,17 @@ def _run_of(arguments: tuple[Any, ...]) -> DetachedRun | None:
 
 
 def _told(run: DetachedRun, before: dict[str, Any]) -> bytes:
-    """Pickle the metrics and values that the unit gave to its context."""
+    """Pickle the metrics, values and side effects that the unit gave to its context."""
     missing = object()
     metrics = {k: v for k, v in run.metrics.items() if before.get(k, missing) is not v}
-    return any_pickle((metrics, run.emitted)) if metrics or run.emitted else b""
+    effects = list(run.effects)
+    return any_pickle((metrics, run.emitted, effects)) if metrics or run.emitted or effects else b""
+
+
+def _steady_clock() -> Callable[[], float]:
+    """Return a clock of seconds since the epoch that never goes back."""
+    since = time.time() - time.perf_counter()
+    return lambda: since + time.perf_counter()
 
 
 def _described(error: BaseException) -> bytes:
@@ -213,10 +221,12 @@ def opened(
     """
     job.measured(given.usage)
     if given.told:
-        metrics, emitted = pickle.loads(given.told)
+        metrics, emitted, effects = pickle.loads(given.told)
         job.context.metrics.update(metrics)
         for value in emitted:
             job.context.emit(value)
+        for effect in effects:
+            job.context.view.effects.add(effect)
     if given.how == RETURNED:
         return load(given.content)
     error = _exception(given.content, where)
