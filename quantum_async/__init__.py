@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         UnitTimeoutError,
         UnknownDependencyError,
         UnpicklableUnitError,
+        ViewError,
         WorkerCrashedError,
     )
     from quantum_async.core.limits import Limit
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from quantum_async.core.simulate import Simulation
     from quantum_async.core.states import ExecutionMode, FailurePolicy, Strategy, UnitState
     from quantum_async.core.unit import QuantumUnit
+    from quantum_async.observe.eventbus import EventBus
+    from quantum_async.observe.projection import project
     from quantum_async.partitioner import QuantumPartitioner
     from quantum_async.result import RunResult, UnitRecord
     from quantum_async.runtime import Runtime
@@ -47,6 +50,7 @@ __all__ = [
     "CircularDependencyError",
     "DependencyError",
     "DuplicateUnitError",
+    "EventBus",
     "ExecutionContext",
     "ExecutionError",
     "ExecutionMode",
@@ -75,7 +79,9 @@ __all__ = [
     "UnitTimeoutError",
     "UnknownDependencyError",
     "UnpicklableUnitError",
+    "ViewError",
     "WorkerCrashedError",
+    "project",
     "select_execution_strategy",
     "select_optimal_workers",
 ]
@@ -101,6 +107,7 @@ _HOMES = {
         "UnitTimeoutError",
         "UnknownDependencyError",
         "UnpicklableUnitError",
+        "ViewError",
         "WorkerCrashedError",
     ),
     "core.limits": ("Limit",),
@@ -116,6 +123,8 @@ _HOMES = {
         "UnitState",
     ),
     "core.unit": ("QuantumUnit",),
+    "observe.eventbus": ("EventBus",),
+    "observe.projection": ("project",),
     "partitioner": ("QuantumPartitioner",),
     "result": (
         "RunResult",

@@ -102,6 +102,7 @@ def launch(plan: ExecutionPlan, request: RunRequest, nest: Nest) -> Engine:
     if PROCESS in executors and request.workers.batches and request.around is None:
         _send_ahead(executors[PROCESS], plan, scheduler, view, placement, ledger)
     bus = Bus(request.observers, run_id, clock, complain) if outer is None else outer.bus
+    bus.introduce(plan)
     setup = Setup(
         plan=plan,
         scheduler=scheduler,

@@ -17,6 +17,7 @@ from quantum_async.core.unit import QuantumUnit
 from quantum_async.engine.ledger import NOTHING, Ledger
 
 R = TypeVar("R")
+S = TypeVar("S")
 
 __all__ = ["RunResult", "UnitRecord"]
 
@@ -162,6 +163,25 @@ class RunResult(Mapping[str, Any]):
     def duration(self) -> float:
         """Seconds from the run's start to its end."""
         return self._ledger.ended - self._ledger.began
+
+    def view(self, schema: type[S]) -> S:
+        """Build an object of a type from the results: a perspective on them.
+
+        Each field is the result of the unit that it is named after; a dataclass may say another
+        with ``field(metadata={"unit": "map[3]"})``, a pydantic model with an alias. A field with a
+        default may lack its result. Pydantic checks its models; of the others the type of each
+        value is looked at, but not that of its items.
+
+        Args:
+            schema: A dataclass, a TypedDict or a pydantic model.
+
+        Raises:
+            ViewError: With every result that is missing or of another type, by unit.
+            TypeError: If `schema` is none of these.
+        """
+        from quantum_async.views import view
+
+        return view(schema, self, self._why_not)
 
     @property
     def effects(self) -> tuple[Effect, ...]:

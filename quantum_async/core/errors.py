@@ -245,5 +245,20 @@ class UndeclaredDependencyError(QuantumError, KeyError):
     __str__ = Exception.__str__
 
 
+class ViewError(QuantumError, ValueError):
+    """Results do not fit the type that was to be built of them.
+
+    Attributes:
+        schema: The name of the type.
+        problems: One sentence a problem, each with its unit.
+    """
+
+    def __init__(self, schema: str, problems: Sequence[str]) -> None:
+        self.schema = schema
+        self.problems = tuple(problems)
+        told = "".join(f"\n  {problem}" for problem in self.problems)
+        super().__init__(f"the results do not fit {schema}:{told}")
+
+
 class InternalError(QuantumError):
     """A bug of this library. Please report it with its text, which tells the unit's story."""

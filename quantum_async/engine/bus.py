@@ -3,8 +3,9 @@
 An observer is any callable that takes an event. One that has `event_types` gets only those, and
 an event that nobody takes is never made. An observer that raises is dropped, and said so once.
 
-One that cannot take events without end has a `gate`, and the run starts nothing more while that is
-shut.
+One that has `on_plan` is called with run, plan and what the names of its units begin with, before
+the first event and again for each run inside the run. One that cannot take events without end has
+a `gate`, and the run starts nothing more while that is shut.
 """
 
 import time
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from quantum_async.core.events import EVENT_TYPES, Event, RunFinished, RunStarted, UnitSkipped
+from quantum_async.core.plan import ExecutionPlan
 
 Observer = Callable[[Any], object]
 Complain = Callable[[str, BaseException | None], None]
@@ -55,7 +57,7 @@ class Bus:
         self._complain = complain
         self._seq = 0
         self._takers: dict[type, list[Observer]] = {}
-        observers = list(observers)
+        self._observers = observers = list(observers)
         gates = [getattr(observer, "gate", None) for observer in observers]
         self.gates: Sequence[Gate] = [gate for gate in gates if gate is not None]
         for observer in observers:
@@ -66,6 +68,16 @@ class Bus:
     def __contains__(self, kind: type) -> bool:
         """Whether anybody takes this type of event."""
         return bool(self._takers.get(kind))
+
+    def introduce(self, plan: ExecutionPlan, prefix: str = "") -> None:
+        """Give the plan, of this run or one inside it, to observers that have `on_plan`."""
+        for observer in self._observers:
+            on_plan = getattr(observer, "on_plan", None)
+            if on_plan is not None:
+                try:
+                    on_plan(self._run_id, plan, prefix)
+                except Exception as error:
+                    self._drop(observer, error)
 
     def holds(self, go_on: Callable[[], object]) -> bool:
         """Whether somebody must first take what was told; `go_on` is called when he has."""
@@ -90,6 +102,7 @@ class Bus:
                 self._drop(observer, error)
 
     def _drop(self, observer: Observer, error: BaseException) -> None:
+        self._observers = [one for one in self._observers if one is not observer]
         for takers in self._takers.values():
             takers[:] = [taker for taker in takers if taker is not observer]
         self._complain(f"the observer {_named(observer)} raised and hears no more of it", error)
@@ -115,6 +128,10 @@ class NestedBus:
     def holds(self, go_on: Callable[[], object]) -> bool:
         """Whether somebody must first take what was told; `go_on` is called when he has."""
         return self._outer.holds(go_on)
+
+    def introduce(self, plan: ExecutionPlan, prefix: str = "") -> None:
+        """Give the plan, of this run or one inside it, to observers that have `on_plan`."""
+        self._outer.introduce(plan, self._prefix + prefix)
 
     def __contains__(self, kind: type) -> bool:
         """Whether anybody takes this type of event."""
