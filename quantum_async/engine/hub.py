@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 from quantum_async.core.limits import Gauge
 
-_QUANTUM = 4  # units that a run may start in its turn
+_QUANTUM = 16  # units that a run may start in its turn
 
 
 class Pumped(Protocol):
