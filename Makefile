@@ -14,6 +14,7 @@ package := $(VENV)/.installed-package
 test := $(VENV)/.installed-test
 lint := $(VENV)/.installed-lint
 types := $(VENV)/.installed-types
+mutants := $(VENV)/.installed-mutants
 # -qq: only errors are shown.
 install := $(python) -m pip install -qq --disable-pip-version-check
 # $(call gate,FOLDER,PERCENT): fail if the tests take fewer of the branches in there.
@@ -27,7 +28,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS = 1
 .DELETE_ON_ERROR:
 # Two installations into one environment at a time would spoil it.
 .NOTPARALLEL:
-.PHONY: help run test coverage gates torture check lint types test-all wheel bench clean
+.PHONY: help run test coverage gates mutants torture check lint types test-all wheel bench clean
 
 help: ## List the targets
 	@echo "make run and make test do all set-up themselves. Variables: PYTHON=$(PYTHON) VENV=$(VENV)"
@@ -52,6 +53,9 @@ gates: $(test) ## The second half of that, after make test COVERAGE=1
 	$(call gate,engine/,100) || failed=1; \
 	$(call gate,,95) || failed=1; \
 	exit $$failed
+
+mutants: $(mutants) ## Change the decision core in every small way, and see that a test fails (5 min)
+	@$(python) -m tests.mutants
 
 torture: $(test) ## Hard use with fresh seeds, for MINUTES=10
 	@$(python) -m tests.torture --minutes $(or $(MINUTES),10)
@@ -92,7 +96,7 @@ bench: $(package) ## Measure; ARGS=… for the benchmarks
 	@$(python) -m benchmarks $(ARGS)
 
 clean: ## Remove the environments, caches and everything built
-	rm -rf .venv .venv-3.* build dist out .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-3.* build dist out mutants .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find quantum_async tests examples benchmarks docs -name __pycache__ -prune -exec rm -rf {} +
 
 # -- set-up -----------------------------------------------------------------------------------
@@ -125,6 +129,11 @@ $(test): $(package) pyproject.toml
 $(lint): $(python) pyproject.toml
 	@echo "Installing the linter …"
 	@$(install) --group lint
+	@touch $@
+
+$(mutants): $(test) pyproject.toml
+	@echo "Installing the mutation tester …"
+	@$(install) --group mutants
 	@touch $@
 
 $(types): $(test) pyproject.toml

@@ -397,5 +397,5 @@ class GrowingMachine(RuleBasedStateMachine):
             assert unit in self.canceled or self.fate(unit) != "wait"
 
 
-GrowingMachine.TestCase.settings = settings(max_examples=250, stateful_step_count=40)
+GrowingMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
 TestGrowingMachine = pytest.mark.slow(GrowingMachine.TestCase)
