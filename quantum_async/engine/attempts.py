@@ -72,9 +72,9 @@ class Attempts:
     """
 
     __slots__ = (
-        "_asked", "_begun", "_bind", "_context", "_handles", "_host", "_ledger", "_loop",
-        "_names", "_outcomes", "_places", "_prefix", "_scheduler", "_setup", "_short", "_timers",
-        "_view", "scopes", "tasks",
+        "_asked", "_bind", "_context", "_handles", "_host", "_ledger", "_loop", "_names", "_open",
+        "_outcomes", "_places", "_prefix", "_scheduler", "_setup", "_short",
+        "_tell_at", "_timers", "_view", "scopes", "tasks",
     )  # fmt: skip
 
     def __init__(
@@ -99,13 +99,13 @@ class Attempts:
         self.tasks: dict[int, asyncio.Task[None]] = {}
         self.scopes: dict[int, CancelScope] = {}
         self._asked: set[int] = set()
-        # The context variables of what was told of and has no task: not yet, or a map never.
-        self._begun: dict[int, Context] = {}
+        self._open: dict[int, Context] = {}  # the context variables of units that are open
+        self._tell_at = setup.bus.tell_at
 
     def close(self) -> None:
         """Let go of the engine."""
         self._host = None
-        self._begun.clear()
+        self._open.clear()
 
     def add_lane_like(self, lane: int) -> None:
         """There is one more lane, of the same place as another."""
@@ -114,17 +114,22 @@ class Attempts:
 
     # -- beginnings -------------------------------------------------------------------------
 
-    def tell_start(self, unit: int, attempt: int, where: str) -> None:
-        """Tell that an attempt begins, in the context variables that it will have."""
-        rows, outer = self._setup.rows, self._context
-        if unit >= rows.count:
-            outer = self._begun.get(rows.parent(unit), outer)
-        context = self._begun[unit] = outer.copy()
-        told = UnitStarted, self._names[unit], attempt, where, self._handles[unit]
-        context.run(self._setup.bus.tell, *told)
+    def tell_start(self, unit: int, attempt: int, now: float, where: str) -> Context:
+        """Tell that an attempt begins, in the context variables that it shall have."""
+        outer = self._context
+        if self._open and unit >= self._setup.rows.count:
+            outer = self._open.get(self._setup.rows.parent(unit), outer)
+        context = outer.copy()
+        facts = self._names[unit], attempt, where, self._handles[unit]
+        context.run(self._tell_at, UnitStarted, now, facts)
+        return context
 
-    def start(self, unit: int, attempt: int, lane: int) -> None:
-        """Begin an attempt of a unit that has its slot."""
+    def tell_open(self, unit: int, now: float, where: str) -> None:
+        """Tell that a unit is open, in context variables that what is inside it will have."""
+        self._open[unit] = self.tell_start(unit, 1, now, where)
+
+    def start(self, unit: int, attempt: int, lane: int, context: Context | None = None) -> None:
+        """Begin an attempt of a unit that has its slot, in context variables of its own."""
         handle = self._handles[unit]
         ctx = ExecutionContext.of(self._view, unit, attempt)
         coroutine: Coroutine[Any, Any, None]
@@ -134,7 +139,8 @@ class Attempts:
             coroutine = attempt_plain(self._outcomes, unit, handle.function, ctx)
         else:
             coroutine = attempt_bound(self._outcomes, unit, handle.function, binding, ctx)
-        self.spawn(unit, coroutine, f"{self._prefix}{self._names[unit]}#{attempt}")
+        name = f"{self._prefix}{self._names[unit]}#{attempt}"
+        self.spawn(unit, coroutine, name, context)
 
     def _full_attempt(
         self, unit: int, ctx: ExecutionContext[Any], place: Work
@@ -153,11 +159,16 @@ class Attempts:
         limit = nearest(now, options.timeout, options.deadline, first)
         return attempt_full(self._outcomes, unit, job, work, limit)
 
-    def spawn(self, unit: int, coroutine: Coroutine[Any, Any, None], name: str) -> None:
+    def spawn(
+        self,
+        unit: int,
+        coroutine: Coroutine[Any, Any, None],
+        name: str,
+        context: Context | None = None,
+    ) -> None:
         """Run a coroutine as the unit's task, in context variables of its own."""
-        context = self._begun.pop(unit, None)
-        if context is None:  # one without variables is false
-            context = self._context.copy()
+        if context is None:
+            context = self._open.get(unit, self._context).copy()
         if self._bind is not None:
             context.run(self._bind, self._names[unit], self._ledger.attempts[unit])
         if EAGER:

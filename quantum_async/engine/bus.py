@@ -8,6 +8,7 @@ the first event and again for each run inside the run. One that cannot take even
 a `gate`, and the run starts nothing more while that is shut.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
@@ -17,6 +18,9 @@ from quantum_async.core.plan import ExecutionPlan
 
 Observer = Callable[[Any], object]
 Complain = Callable[[str, BaseException | None], None]
+
+_WALL_HOLDS = 1.0  # seconds for which the wall clock is taken to go as the run's does
+_make: Callable[[type, tuple[Any, ...]], Any] = tuple.__new__
 
 
 class Gate(Protocol):
@@ -56,6 +60,7 @@ class Bus:
         self._clock = clock
         self._complain = complain
         self._seq = 0
+        self._epoch = self._epoch_until = -math.inf  # the clock's zero in seconds since the epoch
         self._takers: dict[type, list[Observer]] = {}
         self._observers = observers = list(observers)
         gates = [getattr(observer, "gate", None) for observer in observers]
@@ -77,7 +82,7 @@ class Bus:
                 try:
                     on_plan(self._run_id, plan, prefix)
                 except Exception as error:
-                    self._drop(observer, error)
+                    self._drop([(observer, error)])
 
     def holds(self, go_on: Callable[[], object]) -> bool:
         """Whether somebody must first take what was told; `go_on` is called when he has."""
@@ -87,25 +92,41 @@ class Bus:
         return bool(shut)
 
     def tell(self, kind: type[Event], *facts: Any) -> None:
-        """Make an event and pass it on, if anybody takes it."""
+        """Make an event of what happens now and pass it on, if anybody takes it."""
+        if self._takers.get(kind):
+            self.tell_at(kind, self._clock(), facts)
+
+    def tell_at(self, kind: type[Event], at: float, facts: tuple[Any, ...]) -> None:
+        """Make an event of what happened at a moment of the run's clock, not before the last one.
+
+        There are three a unit, so nothing is looked up twice: the moment is one that the engine
+        has, the wall clock is asked once a second, and the named tuple's own constructor, which
+        costs as much as all of this, is passed by.
+        """
         takers = self._takers.get(kind)
         if not takers:
             return
-        event = kind(self._run_id, self._seq, self._clock(), time.time(), *facts)
+        if at >= self._epoch_until:
+            self._epoch, self._epoch_until = time.time() - self._clock(), at + _WALL_HOLDS
+        event = _make(kind, (self._run_id, self._seq, at, self._epoch + at) + facts)  # noqa: RUF005
         self._seq += 1
-        for observer in tuple(takers):
+        broken: list[tuple[Observer, BaseException]] | None = None
+        for observer in takers:
             try:
                 observer(event)
             except KeyboardInterrupt:
                 raise
             except BaseException as error:
-                self._drop(observer, error)
+                broken = [*(broken or ()), (observer, error)]
+        if broken is not None:
+            self._drop(broken)
 
-    def _drop(self, observer: Observer, error: BaseException) -> None:
-        self._observers = [one for one in self._observers if one is not observer]
-        for takers in self._takers.values():
-            takers[:] = [taker for taker in takers if taker is not observer]
-        self._complain(f"the observer {_named(observer)} raised and hears no more of it", error)
+    def _drop(self, broken: list[tuple[Observer, BaseException]]) -> None:
+        for observer, error in broken:
+            self._observers = [one for one in self._observers if one is not observer]
+            for takers in self._takers.values():
+                takers[:] = [taker for taker in takers if taker is not observer]
+            self._complain(f"the observer {_named(observer)} raised and hears no more of it", error)
 
 
 class NestedBus:
@@ -139,12 +160,19 @@ class NestedBus:
 
     def tell(self, kind: type[Event], *facts: Any) -> None:
         """Make an event and pass it on, if anybody takes it; the nested run's own ends are none."""
-        if kind not in self:
-            return
-        unit, attempt, *rest = facts
+        if kind in self:
+            self._outer.tell(kind, *self._prefixed(kind, *facts))
+
+    def tell_at(self, kind: type[Event], at: float, facts: tuple[Any, ...]) -> None:
+        """Make an event of what happened at a moment of the run's clock."""
+        if kind in self:
+            self._outer.tell_at(kind, at, self._prefixed(kind, *facts))
+
+    def _prefixed(self, kind: type[Event], unit: str, *rest: Any) -> tuple[Any, ...]:
         if kind is UnitSkipped:
-            rest = [self._prefix + rest[0]]
-        self._outer.tell(kind, self._prefix + unit, attempt, *rest)
+            attempt, root = rest
+            rest = attempt, self._prefix + root
+        return self._prefix + unit, *rest
 
 
 def _named(observer: object) -> str:

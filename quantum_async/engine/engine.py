@@ -289,7 +289,7 @@ class Engine:
         try:
             more = self._pump_slice(most)
             if self._scheduler.just_ready:
-                self._tell_ready()
+                self._tell_ready(self._clock())
         except BaseException as error:
             self._pumping = False
             self.broke(error)
@@ -357,10 +357,11 @@ class Engine:
             self.stop("the engine failed")
         self.poke()
 
-    def _tell_ready(self) -> None:
+    def _tell_ready(self, now: float) -> None:
         units, self._scheduler.just_ready = self._scheduler.just_ready or [], []
         for unit in units:
-            self._bus.tell(UnitReady, self._names[unit], self._ledger.attempts[unit] + 1)
+            attempt = self._ledger.attempts[unit] + 1
+            self._bus.tell_at(UnitReady, now, (self._names[unit], attempt))
 
     # -- attempts ---------------------------------------------------------------------------
 
@@ -378,16 +379,17 @@ class Engine:
     def _start(self, unit: int, now: float) -> None:
         ledger = self._ledger
         if self._tells_start and self._scheduler.just_ready:
-            self._tell_ready()
+            self._tell_ready(now)
         ledger.attempts[unit] = attempt = ledger.attempts[unit] + 1
         if attempt == 1:
             ledger.starts[unit] = now
         else:
             self.timers.started_again(unit, now)
         lane = self._scheduler.lanes[unit]
+        context = None
         if self._tells_start:
-            self._attempts.tell_start(unit, attempt, ledger.where[lane])
-        self._attempts.start(unit, attempt, lane)
+            context = self._attempts.tell_start(unit, attempt, now, ledger.where[lane])
+        self._attempts.start(unit, attempt, lane, context)
 
     # -- what outcomes ask for --------------------------------------------------------------
 
@@ -415,11 +417,11 @@ class Engine:
     def began(self, unit: int, where: str) -> None:
         """An open unit has begun."""
         ledger = self._ledger
-        ledger.attempts[unit], ledger.starts[unit] = 1, self._clock()
+        ledger.attempts[unit], ledger.starts[unit] = 1, (now := self._clock())
         ledger.ran_on[unit] = where
-        self._bus.tell(UnitReady, self._names[unit], 1)
+        self._bus.tell_at(UnitReady, now, (self._names[unit], 1))
         if self._tells_start:
-            self._attempts.tell_start(unit, 1, where)
+            self._attempts.tell_open(unit, now, where)
 
     def lane_with(self, lane: int, needs: Needs) -> int:
         """Return the lane of the same place whose units use `needs`."""

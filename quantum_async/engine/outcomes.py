@@ -82,7 +82,7 @@ class Outcomes:
 
     __slots__ = (
         "_clock", "_consumers", "_driver", "_handles", "_is_special", "_late", "_ledger", "_names",
-        "_scheduler", "_setup", "_tells_end", "asked_to_stop", "broke", "scope_opened",
+        "_scheduler", "_setup", "_tell_at", "_tells_end", "asked_to_stop", "broke", "scope_opened",
         "spawn", "timers",
     )  # fmt: skip
 
@@ -91,8 +91,7 @@ class Outcomes:
         self._driver = driver
         self._scheduler = setup.scheduler
         self._ledger = setup.ledger
-        self._handles = setup.rows.handles
-        self._names = setup.rows.names
+        self._handles, self._names = setup.rows.handles, setup.rows.names
         self._is_special = setup.is_special
         self._clock = setup.clock
         self._late: set[Job] = set()
@@ -101,7 +100,7 @@ class Outcomes:
             will_run = [phase in (WAITING, READY, OPENING) for phase in setup.scheduler.phase]
             edges_down = setup.plan.edges_down
             self._consumers = [sum(map(will_run.__getitem__, below)) for below in edges_down]
-        self._tells_end = UnitCompleted in setup.bus
+        self._tells_end, self._tell_at = UnitCompleted in setup.bus, setup.bus.tell_at
         self.broke = driver.broke
         # Whoever keeps the tasks and timers puts these in.
         self.timers: Timers
@@ -132,12 +131,17 @@ class Outcomes:
         else:
             self._scheduler.complete(unit, keeps_slot=self._keeps_slot(job))
         if self._tells_end:
-            where, took = self._where_ran(unit), self._elapsed(unit)
-            error = ledger.errors.get(unit)
-            self._setup.bus.tell(UnitCompleted, *self._who(unit), value, where, took, error)
+            self._tell_end(unit, value)
         if self._consumers is not None or self._is_special:
             self._over(unit)
         self._driver.ended(unit)
+
+    def _tell_end(self, unit: int, value: Any) -> None:
+        ledger, at = self._ledger, self._ledger.ends[unit]
+        where = ledger.ran_on.get(unit) or ledger.where[self._scheduler.lanes[unit]]
+        name, attempt, error = self._names[unit], ledger.attempts[unit], ledger.errors.get(unit)
+        facts = name, attempt, value, where, at - ledger.starts[unit] if attempt else 0.0, error
+        self._tell_at(UnitCompleted, at, facts)
 
     def attempt_returned(self, unit: int, value: Any) -> None:
         """The unit has a result, unless its policy turns the value down."""
