@@ -82,6 +82,15 @@ PRINTED = {
         r"when the load is over: \{'running': 0, 'waiting': 0\}",
         r"drained",
     ],
+    "token_stream": [
+        r"  unit: \{\"unit\": \"facts\", \"seconds\": \d\.\d+\}",
+        r"  end: \{\"state\": \"completed\"\}",
+        r"  10 tokens: owls hunt at night, and owls hardly make a sound\. ",
+        r"  its run: completed",
+        r"  bats hunt ",
+        r"  the model was stopped",
+        r"  its run: canceled",
+    ],
     "async_test_suite": [
         r".*::test_a_unit_alone_is_a_plain_function PASSED.*",
         r".*::test_orders_at_once_do_not_mix PASSED.*",
