@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from quantum_async.core.states import ExecutionMode, FailurePolicy, Strategy, UnitState
     from quantum_async.core.unit import QuantumUnit
     from quantum_async.observe.eventbus import EventBus
+    from quantum_async.observe.progress import Progress
     from quantum_async.observe.projection import project
     from quantum_async.partitioner import QuantumPartitioner
     from quantum_async.result import RunResult, UnitRecord
@@ -62,6 +63,7 @@ __all__ = [
     "Outcome",
     "Overloaded",
     "PlanError",
+    "Progress",
     "QuantumError",
     "QuantumPartitioner",
     "QuantumUnit",
@@ -124,6 +126,7 @@ _HOMES = {
     ),
     "core.unit": ("QuantumUnit",),
     "observe.eventbus": ("EventBus",),
+    "observe.progress": ("Progress",),
     "observe.projection": ("project",),
     "partitioner": ("QuantumPartitioner",),
     "result": (

@@ -50,7 +50,7 @@ THIRD_PARTY = {
     "engine/executors/": {"anyio", "cloudpickle"},
     "observe/log.py": {"structlog"},
     "observe/relay.py": {"structlog"},
-    "observe/progress.py": {"rich", "tqdm"},
+    "observe/progress.py": {"IPython", "rich"},
     "observe/otel.py": {"opentelemetry"},
     "blocking.py": {"anyio", "uvloop"},
     "streams.py": {"aiostream"},
