@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from os import PathLike
 from types import MappingProxyType
 from typing import Any, TypeVar, overload
 
@@ -241,6 +242,28 @@ class RunResult(Mapping[str, Any]):
             return explain_run(self)
         name = unit.id if isinstance(unit, Handle) else unit
         return explain_unit(self, self.units[name])
+
+    def save_html(self, path: str | PathLike[str]) -> None:
+        """Write a report of the run: one page that opens from disk and needs no network.
+
+        It has the graph with its states, a timeline, a table to filter, and for each unit its
+        attempts, error and traceback.
+
+        Args:
+            path: The file to write; its folder must exist.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        from quantum_async.report import save_html
+
+        save_html(self, path)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        """Show the run in a notebook: its graph, and a table of what went wrong."""
+        from quantum_async.notebook import shown
+
+        return shown(self)
 
     def __repr__(self) -> str:
         counts: dict[str, int] = {}

@@ -28,6 +28,8 @@ from quantum_async.core.unit import QuantumUnit
 
 Unit = QuantumUnit[Any, Any]
 
+MOST_SHOWN = 500  # units that a notebook draws by itself
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ExecutionPlan:
@@ -122,7 +124,7 @@ class ExecutionPlan:
         from quantum_async.core.render import Drawing, render
 
         path = graph.critical_path(self.edges_down, self.order, self.costs)
-        notes = {n: note for n, unit in enumerate(self.handles) if (note := _note(unit))}
+        notes = {n: note for n, unit in enumerate(self.handles) if (note := note_of(unit))}
         drawing = Drawing(
             names=self.names,
             dependencies=self.edges_up,
@@ -131,6 +133,13 @@ class ExecutionPlan:
             notes=notes,
         )
         return render(drawing, format)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        """Show the plan in a notebook: as SVG, and large plans in words alone."""
+        shown = {"text/plain": repr(self)}
+        if self.unit_count <= MOST_SHOWN:
+            shown["image/svg+xml"] = self.visualize("svg")
+        return shown
 
     # -- in numbers, for the scheduler --------------------------------------------------------
 
@@ -326,7 +335,8 @@ class ExecutionPlan:
         )
 
 
-def _note(unit: Unit) -> str:
+def note_of(unit: Unit) -> str:
+    """Return in a few words how a unit differs from a plain one."""
     options = unit.options
     said = [
         *_shape_note(options.shape),
