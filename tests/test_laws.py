@@ -53,6 +53,7 @@ THIRD_PARTY = {
     "observe/progress.py": {"IPython", "rich"},
     "observe/otel.py": {"opentelemetry"},
     "blocking.py": {"anyio", "uvloop"},
+    "cli.py": {"click"},
     "streams.py": {"aiostream"},
     "tuning.py": {"psutil"},
     "testing/": {"anyio", "hypothesis", "pytest", "pytest_asyncio"},
