@@ -73,7 +73,7 @@ PRINTED = {
         r"store opened",
         r"store closed with 97 rows",
         r"100 lines, 288 letters, broken: \[7, 47, 87\]",
-        r"the first record was saved when \d\d lines had been read",
+        r"the first record was saved when \d+ lines had been read",
         r"line 7: failed, the run: result\.ok=True",
     ],
     "shared_service": [
