@@ -58,7 +58,7 @@ def measure(size: Size) -> Table:
     """Measure it all."""
     for part in (_no_ops, _naps):
         asyncio.run(part(Size(quick=True)))  # what only a first time costs
-    parts = (_no_ops, _shapes, _naps, _limited, _in_threads)
+    parts = (_no_ops, _shapes, _naps, _limited, _in_threads, _observed)
     rows = [row for part in parts for row in asyncio.run(part(size))]
     rows.insert(7, _on_uvloop(size))
     return Table("Overhead a unit", rows)
@@ -174,6 +174,24 @@ async def _limited(size: Size) -> list[Row]:
         rounds,
     )
     return [compared(times, ours, theirs, count=count) for theirs in (by_asyncio, by_anyio)]
+
+
+async def _observed(size: Size) -> list[Row]:
+    """With an observer that is given three events a unit, and does nothing with them."""
+    count, rounds = size.pick(30_000, 500), size.pick(5, 1)
+    graph, rows = shapes.wide(count), []
+    for what, unit in (("no-op units", noop), ("units that suspend once", nap)):
+        ours, theirs = f"{count:,} {what}, one observer of all events", f"{what}, no observer"
+        contenders = {
+            ours: Contender(
+                lambda flow: flow.run(observers=[idle]),
+                functools.partial(shapes.planned, graph, unit),
+            ),
+            theirs: running(graph, unit),
+        }
+        times = await in_turn(contenders, rounds)
+        rows.append(compared(times, ours, theirs, count=count, target=Target(1.3)))
+    return rows
 
 
 async def _in_threads(size: Size) -> list[Row]:

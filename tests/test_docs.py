@@ -27,6 +27,7 @@ from sybil.parsers.markdown import CodeBlockParser
 
 import quantum_async
 from quantum_async import taskmap
+from quantum_async.core.events import EVENT_TYPES
 from quantum_async.core.scheduler import PHASES, TRANSITIONS
 
 REPOSITORY = Path(__file__).parents[1]
@@ -189,6 +190,17 @@ def test_every_error_that_users_meet_has_an_entry() -> None:
     }
     page = (DOCS / "errors.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^## `(\w+)`$", page, re.MULTILINE)) == public
+
+
+def test_every_event_and_field_is_in_the_tables() -> None:
+    page = (DOCS / "events.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \|.*?\|(?: (.*) \|)?$", page, re.MULTILINE)
+    told = {name: tuple(re.findall(r"`(\w+)`", fields)) for name, fields in rows if fields}
+    explained = {name for name, fields in rows if not fields}
+    assert told == {kind.__name__: kind._fields[4:] for kind in EVENT_TYPES}
+    assert explained == {name for kind in EVENT_TYPES for name in kind._fields}
+    for name in ("run_id", "seq", "time", "wall"):
+        assert all(name in kind._fields[:4] for kind in EVENT_TYPES)
 
 
 def test_every_option_of_a_run_is_explained() -> None:

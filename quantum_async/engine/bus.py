@@ -60,6 +60,7 @@ class Bus:
         self._clock = clock
         self._complain = complain
         self._seq = 0
+        self._latest = -math.inf
         self._epoch = self._epoch_until = -math.inf  # the clock's zero in seconds since the epoch
         self._takers: dict[type, list[Observer]] = {}
         self._observers = observers = list(observers)
@@ -97,7 +98,7 @@ class Bus:
             self.tell_at(kind, self._clock(), facts)
 
     def tell_at(self, kind: type[Event], at: float, facts: tuple[Any, ...]) -> None:
-        """Make an event of what happened at a moment of the run's clock, not before the last one.
+        """Make an event of what happened at a moment of the run's clock.
 
         There are three a unit, so nothing is looked up twice: the moment is one that the engine
         has, the wall clock is asked once a second, and the named tuple's own constructor, which
@@ -106,6 +107,9 @@ class Bus:
         takers = self._takers.get(kind)
         if not takers:
             return
+        if at < self._latest:  # the engine may have looked at the clock before it told of more
+            at = self._latest
+        self._latest = at
         if at >= self._epoch_until:
             self._epoch, self._epoch_until = time.time() - self._clock(), at + _WALL_HOLDS
         event = _make(kind, (self._run_id, self._seq, at, self._epoch + at) + facts)  # noqa: RUF005

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 
 import pytest
 
@@ -45,3 +46,30 @@ async def test_a_run_that_raises_did_not_complete():
     with pytest.raises(ExecutionError):
         await flow.run(observers=[log.append])
     assert log[-1].state == "failed"
+
+
+async def test_times_never_go_back_and_are_those_of_the_records():
+    flow, log = QuantumPartitioner(failure_policy="collect", limits={"api": 3}), []
+
+    async def child(item):
+        return item
+
+    def uses(ctx):
+        if ctx.item % 2:
+            raise ValueError  # told of when the child is made, which may be as another starts
+        return "api"
+
+    flow.map(child, over=range(200), name="map", uses=uses, on_item_error="collect")
+    flow.add_unit(lambda ctx: asyncio.sleep(0), name="unit")
+    result = await flow.run(observers=[log.append])
+    assert [event.seq for event in log] == list(range(len(log)))
+    times = [event.time for event in log]
+    assert times == sorted(times)
+    record = result.units["unit"]
+    started, completed = (e for e in log if e[4] == "unit" and not isinstance(e, events.UnitReady))
+    assert completed.duration == pytest.approx(record.duration)
+    assert completed.duration == pytest.approx(completed.time - started.time, abs=0.01)
+    assert all(len(event) == len(event._fields) for event in log)
+    assert started.wall == pytest.approx(record.started_at, abs=0.05)
+    assert log[0].wall == pytest.approx(time.time(), abs=5)
+    assert log[-1].wall - log[0].wall == pytest.approx(log[-1].time - log[0].time, abs=0.05)
