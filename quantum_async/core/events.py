@@ -7,6 +7,7 @@ is seconds since the epoch; `seq` counts the events of a run from 0.
 
 from typing import Any, NamedTuple
 
+from quantum_async.core.record import Usage
 from quantum_async.core.unit import QuantumUnit
 
 
@@ -80,7 +81,8 @@ class UnitEmitted(NamedTuple):
 class UnitCompleted(NamedTuple):
     """A unit has a result; `error` is what its fallback took the place of, if it has one.
 
-    `duration` is the seconds from the start of its first attempt.
+    `duration` is the seconds from the start of its first attempt, and `usage` what the last one
+    cost if it ran in another process.
     """
 
     run_id: str
@@ -93,6 +95,7 @@ class UnitCompleted(NamedTuple):
     where: str
     duration: float
     error: BaseException | None
+    usage: Usage | None = None
 
 
 class UnitFailed(NamedTuple):
@@ -106,6 +109,7 @@ class UnitFailed(NamedTuple):
     attempt: int
     error: BaseException
     duration: float
+    usage: Usage | None = None
 
 
 class UnitTimedOut(NamedTuple):
@@ -119,6 +123,7 @@ class UnitTimedOut(NamedTuple):
     attempt: int
     error: BaseException
     duration: float
+    usage: Usage | None = None
 
 
 class UnitSkipped(NamedTuple):

@@ -148,6 +148,7 @@ class Attempts:
         handle, ledger, now = self._handles[unit], self._ledger, self._loop.time()
         job, options = Job.of(handle, ctx), handle.options
         job.returned = partial(self._thread_returned, self._scheduler.lanes[unit])
+        ledger.usage.pop(unit, None)  # of an attempt before
         job.measured = partial(ledger.usage.__setitem__, unit)
         around = None if self._setup.around is None else self._setup.around(handle)
         host = self._host

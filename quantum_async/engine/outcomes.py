@@ -87,8 +87,7 @@ class Outcomes:
     )  # fmt: skip
 
     def __init__(self, setup: Setup, driver: Driver) -> None:
-        self._setup = setup
-        self._driver = driver
+        self._setup, self._driver = setup, driver
         self._scheduler = setup.scheduler
         self._ledger = setup.ledger
         self._handles, self._names = setup.rows.handles, setup.rows.names
@@ -140,8 +139,8 @@ class Outcomes:
         ledger, at = self._ledger, self._ledger.ends[unit]
         where = ledger.ran_on.get(unit) or ledger.where[self._scheduler.lanes[unit]]
         name, attempt, error = self._names[unit], ledger.attempts[unit], ledger.errors.get(unit)
-        facts = name, attempt, value, where, at - ledger.starts[unit] if attempt else 0.0, error
-        self._tell_at(UnitCompleted, at, facts)
+        took, usage = at - ledger.starts[unit] if attempt else 0.0, ledger.usage.get(unit)
+        self._tell_at(UnitCompleted, at, (name, attempt, value, where, took, error, usage))
 
     def attempt_returned(self, unit: int, value: Any) -> None:
         """The unit has a result, unless its policy turns the value down."""
@@ -288,7 +287,8 @@ class Outcomes:
         if self._setup.rows.is_collected(unit):
             self._ledger.forgiven.add(unit)
         kind = UnitTimedOut if phase == TIMEOUT else UnitFailed
-        self._setup.bus.tell(kind, *self._who(unit), error, self._elapsed(unit))
+        took, usage = self._elapsed(unit), self._ledger.usage.get(unit)
+        self._setup.bus.tell(kind, *self._who(unit), error, took, usage)
         if self._setup.policy is FailurePolicy.FAIL_FAST and not self._is_excused(unit):
             self._driver.stop(f"{self._names[unit]!r} failed and the policy is fail_fast")
 

@@ -253,6 +253,7 @@ class OpenTelemetry:
             attempt.span.add_event("exception", _told(event.error), _nanoseconds(event))
             attempt.span.set_attribute("quantum_async.unit.fallback_used", True)
         attempt.span.set_attribute("quantum_async.unit.where", event.where)
+        attempt.span.set_attributes(_cost(event))
         self._close(attempt.span, event, "completed")
         self._took(run, attempt, event.duration, "completed")
 
@@ -263,6 +264,7 @@ class OpenTelemetry:
         state = "timeout" if isinstance(event, UnitTimedOut) else "failed"
         # One that failed before an attempt, or between two, has a moment of its own.
         span = self._moment(run, event) if attempt is None else attempt.span
+        span.set_attributes(_cost(event))
         self._blame(span, event, event.error)
         self._close(span, event, state)
         error = _type_name(event.error)
@@ -389,6 +391,18 @@ def _code(handle: QuantumUnit[Any, Any]) -> dict[str, Any]:
         facts["code.file.path"] = _text(code.co_filename)
         facts["code.line.number"] = int(code.co_firstlineno)
     return facts
+
+
+def _cost(event: UnitCompleted | UnitFailed | UnitTimedOut) -> dict[str, Any]:
+    """Return which other process an attempt ran in, and what it cost there."""
+    if event.usage is None:
+        return {}
+    pid, cpu_time, peak_memory = event.usage
+    return {
+        "process.pid": pid,
+        "quantum_async.unit.cpu_time": cpu_time,
+        "quantum_async.unit.peak_memory": peak_memory,
+    }
 
 
 def _told(error: BaseException) -> dict[str, str]:

@@ -14,13 +14,16 @@ from pathlib import Path
 import anyio
 import pytest
 from anyio import to_process
+from tenacity import stop_after_attempt, wait_none
 
 from quantum_async import (
     PlanError,
     QuantumPartitioner,
+    RetryPolicy,
     UnitState,
     WorkerCrashedError,
 )
+from quantum_async.core.events import UnitFailed
 from tests.support import carried
 from tests.support.processes import alive
 
@@ -201,6 +204,26 @@ async def test_a_result_over_the_limit_is_that_units_error(size):
     assert any("limited" in note for note in error.__notes__)
     assert len(result["own"]) == size
     assert result.states["small"] is COMPLETED
+
+
+def fails_then_dies(ctx):
+    if ctx.attempt == 1:
+        raise OSError
+    os._exit(3)
+
+
+async def test_an_attempt_that_did_not_come_back_has_not_the_cost_of_the_one_before():
+    flow, ends = QuantumPartitioner(default_execution_mode="process"), []
+
+    def observer(event):
+        ends.append(event)
+
+    observer.event_types = (UnitFailed,)
+    at_once = RetryPolicy(stop=stop_after_attempt(2), wait=wait_none())
+    flow.add_unit(fails_then_dies, name="unit", retry=at_once)
+    result = await flow.run({}, failure_policy="collect", observers=[observer])
+    assert result.units["unit"].usage is None
+    assert [event.usage for event in ends] == [None]
 
 
 # -- context variables ----------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Spans of runs and attempts, as the SDK's in-memory exporter gets them."""
 
 import asyncio
+import os
 import sys
 import threading
 import time
@@ -153,6 +154,10 @@ async def test_an_attempt_in_a_worker_process_is_the_parent_there(flow, spans):
         flow.add_unit(traced.span_made, name=f"{number}", mode="process")
     flow.add_unit(traced.fails, name="fails", mode="process")
     result = await flow.run(failure_policy="collect", max_workers=1)
+    pids = {span.attributes["process.pid"] for span in spans if span.name != "run shop"}
+    assert len(pids) == 1
+    assert pids != {os.getpid()}
+    assert spans["fails"].attributes["quantum_async.unit.cpu_time"] >= 0
     for name, (trace_id, parent) in result.items():
         context = spans[name].context
         assert (trace_id, parent) == (f"{context.trace_id:032x}", f"{context.span_id:016x}")
