@@ -38,6 +38,8 @@ _LEVELS: dict[type[Event], int] = {
     UnitCanceled: logging.INFO,
     RunFinished: logging.INFO,
 }
+# Of events whose level depends on what they tell: a run that ended badly is told of as such units.
+_HIGHEST: dict[type[Event], int] = {RunFinished: logging.ERROR}
 _METHODS = {
     logging.DEBUG: "debug",
     logging.INFO: "info",
@@ -64,17 +66,29 @@ class LogObserver:
     """
 
     def __init__(self) -> None:
-        level = _effective_level()
-        self.event_types = tuple(kind for kind, its in _LEVELS.items() if its >= level)
+        self._level = level = _effective_level()
+        self.event_types = tuple(
+            kind for kind, its in _LEVELS.items() if max(its, _HIGHEST.get(kind, its)) >= level
+        )
 
     def __call__(self, event: Any) -> None:
         """Write one event."""
         kind = type(event)
+        level = _level_of(event)
+        if level < self._level:
+            return  # before structlog is imported for nothing
         facts: dict[str, Any] = {"run": event.run_id}
         if kind not in (RunStarted, RunFinished):
             facts |= {"unit": event.unit, "attempt": event.attempt}
         facts |= _particulars(event)
-        getattr(_logger(), _METHODS[_LEVELS[kind]])(_NAMES[kind], **facts)
+        getattr(_logger(), _METHODS[level])(_NAMES[kind], **facts)
+
+
+def _level_of(event: Any) -> int:
+    kind = type(event)
+    if kind is RunFinished and event.state in ("failed", "timeout"):
+        return _HIGHEST[kind]
+    return _LEVELS[kind]
 
 
 def _particulars(event: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 import structlog
 import tenacity
 
-from quantum_async import QuantumPartitioner, RetryPolicy
+from quantum_async import QuantumPartitioner, RetryPolicy, RunTimeoutError
 from quantum_async.core.events import (
     RunFinished,
     RunStarted,
@@ -81,6 +81,16 @@ async def test_a_good_run_writes_nothing_at_warning(flow, caplog):
     assert caplog.records == []
 
 
+async def test_a_run_whose_time_was_up_is_an_error_although_no_unit_failed(caplog):
+    flow = QuantumPartitioner()
+    flow.add_unit(lambda ctx: asyncio.Event().wait(), name="hangs")
+    with pytest.raises(RunTimeoutError):
+        await flow.run(timeout=0.01, run_id="r1")
+    [record] = caplog.records
+    assert record.levelname == "ERROR"
+    assert record.message.startswith("run finished run=r1 state=timeout")
+
+
 @pytest.mark.parametrize(
     ("level", "heard", "not_heard"),
     [
@@ -113,7 +123,7 @@ async def test_each_fact_has_its_level_and_its_fields(all_kinds, caplog):
         ("unit skipped", "skipped"): "INFO",
         ("unit timed out", "slow"): "ERROR",
         ("unit retrying", "flaky"): "WARNING",
-        ("run finished", None): "INFO",
+        ("run finished", None): "ERROR",
     }
     assert {record.quantum_run for record in caplog.records} == {"r1"}
     failed = lines["unit failed", "bad"]
@@ -149,7 +159,7 @@ async def test_a_configured_structlog_is_used(all_kinds, users_structlog, caplog
     events = {(event["event"], event.get("unit")): method for method, event in written}
     assert events["unit failed", "bad"] == "error"
     assert events["unit retrying", "flaky"] == "warning"
-    assert events["run finished", None] == "info"
+    assert events["run finished", None] == "error"
     assert all(event["run"] == "r1" for _, event in written)
     assert caplog.records == []
 
@@ -157,9 +167,10 @@ async def test_a_configured_structlog_is_used(all_kinds, users_structlog, caplog
 async def test_a_configured_structlogs_level_is_respected(all_kinds, users_structlog):
     wrapper = structlog.make_filtering_bound_logger(logging.ERROR)
     written = users_structlog(wrapper_class=wrapper)
-    assert set(LogObserver().event_types) == {UnitFailed, UnitTimedOut}
+    assert set(LogObserver().event_types) == {UnitFailed, UnitTimedOut, RunFinished}
     await all_kinds.run()
-    assert {event["event"] for _, event in written} == {"unit failed", "unit timed out"}
+    told = {event["event"] for _, event in written}
+    assert told == {"unit failed", "unit timed out", "run finished"}
 
 
 @pytest.mark.parametrize("wrapper", [structlog.stdlib.BoundLogger, structlog.BoundLogger])

@@ -6,13 +6,14 @@ A line that must be refused has a `type: ignore`, which both checkers report whe
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import Executor
-from typing import Any, assert_type
+from typing import Any, TypedDict, assert_type
 
 import tenacity
 
 from quantum_async import (
     Backpressure,
     CachingQuantumPartitioner,
+    EventBus,
     ExecutionContext,
     ExecutionError,
     ExecutionMode,
@@ -21,6 +22,7 @@ from quantum_async import (
     Limit,
     Overloaded,
     PlanError,
+    Progress,
     QuantumPartitioner,
     QuantumUnit,
     RetryPolicy,
@@ -31,10 +33,17 @@ from quantum_async import (
     Strategy,
     UnitRecord,
     UnitState,
+    project,
     select_execution_strategy,
     select_optimal_workers,
 )
+from quantum_async.core.effects import Effect
 from quantum_async.core.events import Event, UnitCompleted, UnitFailed
+
+
+class Row(TypedDict):
+    page: str
+
 
 # -- a partitioner needs no annotation, and may have one -----------------------------------------
 
@@ -210,8 +219,37 @@ async def stream() -> None:
             elif isinstance(event, UnitFailed):
                 assert_type(event.error, BaseException)
     assert_type(events.result, RunResult | None)
+    assert_type(events.explain("page"), str)
+    assert_type(events.running, dict[str, float])
+    async for name, value in flow.results({"url": "about:blank"}, children=True):
+        assert_type(name, str)
+        assert_type(value, Any)
     if events.result is not None:
         assert_type(events.result[page], str)
+
+
+async def patterns(ctx: ExecutionContext[Any], recorded: list[Event]) -> None:
+    bus = EventBus()
+
+    @bus.on(UnitFailed, unit="page*", tag="slow")
+    async def alert(event: UnitFailed) -> None: ...
+
+    @bus.on
+    def note(event: Event) -> None: ...
+
+    def count(state: int, event: Event) -> int:
+        return state + 1
+
+    assert_type(project(recorded, count, 0), int)
+    async with flow.stream() as events:
+        async for state in project(events, count, 0):
+            assert_type(state, int)
+    result = await flow.run(observers=[bus, Progress(rows=3)], dry_run=True)
+    assert_type(result.view(Row), Row)
+    assert_type(result.effects, tuple[Effect, ...])
+    await ctx.perform("email", print, "hello", dry=None)
+    ctx.perform_sync("email", print, "hello")
+    flow.stream(buffer="8")  # type: ignore[arg-type]
 
 
 # -- units that are more than a call ------------------------------------------------------------
