@@ -69,9 +69,13 @@ class LiveRun:
     def _inside(self) -> Iterator[tuple[str, "LiveRun"]]:
         """Yield the runs that go on inside it, each with what its units' names begin with."""
         around = f"{self._setup.ledger.run_id}/"
-        for inside in tuple(self._setup.inside):
-            if isinstance(inside, Engine):
-                yield f"{inside.ledger.run_id.removeprefix(around)}/", LiveRun(inside)
+        found = {
+            f"{inside.ledger.run_id.removeprefix(around)}/": LiveRun(inside)
+            for inside in self._setup.inside
+            if isinstance(inside, Engine)
+        }
+        # ``unit/2/`` before ``unit/``, which it begins with too.
+        yield from sorted(found.items(), key=lambda one: -len(one[0]))
 
     def _doing(self, unit: int, phase: int) -> str:
         ledger = self._setup.ledger

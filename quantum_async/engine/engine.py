@@ -303,12 +303,13 @@ class Engine:
     def _pump_slice(self, most: int) -> bool:
         """Work until nothing is left to start (False), or the slice is over (True)."""
         scheduler, clock, start, bus = self._scheduler, self._clock, self._start, self._bus
+        gated = bool(bus.gates)
         scheduler.refused_by.clear()
         scheduler.wakes_in = math.inf
         now = clock()
         slice_end = now + _SLICE
         for _ in range(most):
-            if bus.gates and not self.stopping and bus.holds(self.poke):
+            if gated and not self.stopping and bus.holds(self.poke):
                 return False
             if scheduler.openings:
                 self._open(scheduler.openings.popleft())

@@ -136,6 +136,28 @@ async def test_units_of_maps_and_nested_runs_are_told_of(held):
         assert events.explain("inside/leaf").startswith("inside/leaf completed")
 
 
+async def test_each_of_several_nested_runs_is_asked_for_its_own_units(held):
+    inner = QuantumPartitioner()
+
+    @inner.unit
+    async def leaf(ctx):
+        ctx.emit("here")
+        await held.wait()
+
+    flow = QuantumPartitioner()
+
+    @flow.unit
+    async def twice(ctx):
+        await asyncio.gather(ctx.run(inner), ctx.run(inner))
+
+    async with flow.stream() as events:
+        await until(events, UnitEmitted, "twice/2/leaf")
+        assert events.explain("twice/2/leaf").startswith("twice/2/leaf has been running")
+        assert events.explain("twice/leaf").startswith("twice/leaf has been running")
+        with pytest.raises(KeyError, match="no unit"):
+            events.explain("twice/2/other")
+
+
 async def test_nothing_can_be_asked_before_the_run():
     events = QuantumPartitioner().stream()
     assert events.running == {}
