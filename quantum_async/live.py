@@ -99,11 +99,10 @@ class LiveRun:
 
     def _dependencies(self, unit: int) -> str:
         plan, phases = self.plan, self._setup.scheduler.phase
-        if unit >= plan.unit_count:
-            return f"its turn in {self._setup.rows.names[self._setup.rows.parent(unit)]}"
+        above_it = plan.edges_up[unit] if unit < plan.unit_count else ()
         left = [
             f"{plan.names[above]} ({STATE_OF[phases[above]].value})"
-            for above in plan.edges_up[unit]
+            for above in above_it
             if not self._setup.scheduler.has_ended(above)
         ]
         return _listed(left) or "the loop's next turn"
@@ -114,14 +113,17 @@ class LiveRun:
         missing = [name for name in taken if name not in view.opened]
         if missing:
             return f"waits for resources to open: {_listed(missing)}"
-        return "waits for its condition, or what it uses, to be known"
+        return f"waits for {self._gate() or 'its condition, or what it uses, to be known'}"
+
+    def _gate(self) -> str:
+        shut = any(gate.is_shut for gate in self._setup.bus.gates)
+        return "somebody to take events: the buffer of the stream is full" if shut else ""
 
     def _obstacles(self, unit: int) -> list[str]:
         """Return what keeps a ready unit from starting."""
         setup, scheduler = self._setup, self._setup.scheduler
-        lane, found = scheduler.lanes[unit], []
-        if any(gate.is_shut for gate in setup.bus.gates):
-            found.append("somebody to take events: the buffer of the stream is full")
+        lane, gate = scheduler.lanes[unit], self._gate()
+        found = [gate] if gate else []
         full = [gauge for gauge in scheduler.gauges[lane] if not gauge.has_room]
         if full:
             whose = "of the run" if full[0] is scheduler.total else f"({setup.ledger.where[lane]})"

@@ -179,6 +179,21 @@ async def test_what_cannot_be_meant_is_refused(kind, function):
     assert not ctx.view.effects
 
 
+async def test_a_class_that_only_has_the_name_of_a_list_is_shown_by_its_type():
+    ctx = ExecutionContext(unit_id="a")
+    ctx.perform_sync("call", str, type("list", (), {})())
+    [effect] = ctx.view.effects
+    assert effect.arguments == "<list>"
+
+
+async def test_a_future_is_refused_in_a_plain_function():
+    ctx = ExecutionContext(unit_id="mail")
+    future = asyncio.get_running_loop().create_future()
+    with pytest.raises(TypeError, match="gave something to await"):
+        ctx.perform_sync("email", lambda: future)
+    assert not future.cancelled()
+
+
 def test_something_to_await_is_refused_in_a_plain_function():
     ctx = ExecutionContext(unit_id="mail")
     with pytest.raises(TypeError, match=r"use `await ctx\.perform"):

@@ -158,6 +158,17 @@ async def test_each_of_several_nested_runs_is_asked_for_its_own_units(held):
             events.explain("twice/2/other")
 
 
+async def test_a_unit_with_a_condition_waits_for_events_to_be_taken():
+    flow = QuantumPartitioner()
+    flow.add_unit(lambda ctx: 1, name="maybe", when=lambda ctx: True)
+    async with flow.stream(buffer=1) as events:
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert events.explain("maybe").startswith("maybe waits for somebody to take events")
+        async for _ in events:
+            pass
+
+
 async def test_nothing_can_be_asked_before_the_run():
     events = QuantumPartitioner().stream()
     assert events.running == {}

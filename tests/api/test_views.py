@@ -1,11 +1,22 @@
 """Results as an object of a type that the user has."""
 
+import sys
+import typing
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, NotRequired, TypedDict
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NotRequired,
+    Protocol,
+    TypedDict,
+    TypeVar,
+)
 
 import pytest
 
 from quantum_async import QuantumPartitioner, ViewError
+from quantum_async.views import fits
 
 
 @dataclass
@@ -122,3 +133,42 @@ async def test_what_pydantic_refuses_is_told_with_its_unit(result):
     assert "'count': Input should be greater than 5, not 3" in told
     assert "'words' at 0: Input should be a valid integer" in told
     assert isinstance(caught.value.__cause__, pydantic.ValidationError)
+
+
+class Named(Protocol):
+    name: str
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "it_fits"),
+    [
+        (None, None, True),
+        (None, type(None), True),
+        (1, None, False),
+        (1, int | str, True),
+        (1.5, int | None, False),
+        (None, int | None, True),
+        (1, float, True),
+        ("1", float, False),
+        ({"a": 1}, Row, True),
+        ([], Row, False),
+        ([1], list[str], True),
+        ((1,), list[int], False),
+        (1, Any, True),
+        (1, TypeVar("T"), True),
+        (1, Named, True),
+        (1, Annotated[int, "any"], True),
+        ("1", Annotated[int, "any"], False),
+        (2, Literal[1, 2], True),
+        (3, Literal[1, 2], False),
+    ],
+)
+def test_a_value_fits_a_type_as_far_as_can_be_seen_at_a_glance(value, hint, it_fits):
+    assert fits(value, hint) is it_fits
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="types have aliases since Python 3.12")
+def test_an_alias_is_what_it_stands_for():
+    alias = typing.TypeAliasType("Count", int)
+    assert fits(1, alias)
+    assert not fits("1", alias)
