@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -374,3 +375,24 @@ def test_the_module_is_a_program_and_says_what_it_lacks(tmp_path: Path):
 )
 def test_what_json_has_not_is_shown_by_type_and_repr(value: Any, json_value: Any):
     assert in_json(value) == json_value
+
+
+# -- its page --------------------------------------------------------------------------------------
+
+REPOSITORY = Path(__file__).parents[2]
+CONSOLE = re.findall(
+    r"^```console\n\$ quantum-async (.*?)\n(.*?)^```$",
+    (REPOSITORY / "docs/cli.md").read_text(encoding="utf-8"),
+    re.DOTALL | re.MULTILINE,
+)
+VARIES = re.compile(r"\b[0-9a-f]{16}\b|\d+\.\d+ m?s")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("words", "shown"), CONSOLE, ids=lambda text: text[:24])
+def test_the_page_shows_what_commands_print(
+    words: str, shown: str, call: Call, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.delitem(sys.modules, "first_steps", raising=False)
+    assert VARIES.sub("#", call(*words.split()).stdout) == VARIES.sub("#", shown)
