@@ -242,3 +242,81 @@ async def test_a_browser_filters_and_shows_5_000_units_by_few_rows(tmp_path: Pat
     few = opened(file, "#tab=table&query=name:*499", profile=tmp_path / "profile")
     assert "5 of 5000" in few.texts
     assert len([one for _, one in few.elements if "data-unit" in one]) == 5
+
+
+PLAY = """<script>
+const said = {};
+const key = (name) => document.dispatchEvent(new KeyboardEvent("keydown", { key: name }));
+key("f");
+said.failure = units[view.unit].name;
+said.drawer = !byId("drawer").hidden;
+key("Escape");
+said.closed = byId("drawer").hidden;
+key("c");
+said.critical = view.query;
+key("c");
+byId("query").value = 'state:completed "each"*';
+byId("query").dispatchEvent(new Event("input"));
+said.matches = byId("matches").textContent;
+show({ query: "" });
+const theme = () => getComputedStyle(document.documentElement).colorScheme;
+byId("theme").click();
+said.light = theme();
+byId("theme").click();
+said.dark = theme();
+const click = (canvas, x, y) => {
+  canvas.setPointerCapture = () => {};
+  const { left, top } = canvas.getBoundingClientRect();
+  for (const kind of ["pointerdown", "pointermove", "pointerup"])
+    canvas.dispatchEvent(new PointerEvent(kind, { clientX: left + x, clientY: top + y }));
+};
+views.timeline.drawNow();
+const wide = views.timeline.to - views.timeline.from;
+views.timeline.canvas.dispatchEvent(new WheelEvent("wheel", { deltaY: -100, ctrlKey: true }));
+said.zoomed = views.timeline.to - views.timeline.from < wide;
+views.timeline.canvas.dispatchEvent(new MouseEvent("dblclick"));
+said.back = views.timeline.to - views.timeline.from === wide;
+show({ rows: "units" });
+views.timeline.drawNow();
+click(views.timeline.canvas, 30, TOP + 5);
+said.firstRow = units[view.unit].name;
+key("2");
+views.graph.drawNow();
+const { boxes, left, up, scale } = views.graph;
+const box = boxes.find((one) => one.name === "lost");
+click(views.graph.canvas, left + (box.left + 9) * scale, up + (box.top + 9) * scale);
+said.box = units[view.unit].name;
+key("3");
+views.table.by("name");
+said.rows = views.table.shown.slice(1, 3).map((unit) => unit.name);
+said.address = location.hash;
+document.body.dataset.said = JSON.stringify(said);
+</script></body>"""
+
+
+@needs_chromium
+@pytest.mark.slow
+async def test_keys_clicks_filter_and_theme_do_what_they_should(flow, tmp_path: Path):
+    file = tmp_path / "run.html"
+    text = page(await flow.run())
+    file.write_text(text.replace("</body>", PLAY), encoding="utf-8")
+    shown = opened(file, profile=tmp_path / "profile")
+    assert shown.console == []
+    [said] = [attributes["data-said"] for tag, attributes in shown.elements if tag == "body"]
+    assert said is not None
+    answer = json.loads(said)
+    assert answer.pop("address").startswith("#tab=table&rows=units&unit=lost")
+    assert answer.pop("firstRow") in ("a", "again")
+    assert answer == {
+        "failure": "bad",
+        "drawer": True,
+        "closed": True,
+        "critical": "critical",
+        "matches": "4 of 10",
+        "light": "light",
+        "dark": "dark",
+        "zoomed": True,
+        "back": True,
+        "box": "lost",
+        "rows": ["a", "again"],
+    }
