@@ -208,7 +208,7 @@ def _traceback(error: BaseException) -> str:
     """Return where it was raised: from the first frame that is not the engine's own."""
     told = getattr(error, "traceback", None)  # one that comes from a worker, or out of a file
     if isinstance(told, str) and told:
-        return told.rstrip()
+        return told.rstrip() if "\n" in told else ""  # without frames it says nothing new
     frames = error.__traceback__
     while frames is not None and frames.tb_frame.f_code.co_filename.startswith(_OUR_FOLDER):
         frames = frames.tb_next
