@@ -216,6 +216,10 @@ def run(
         options |= {"max_workers": workers, "targets": list(units) or None}
         options |= {"failure_policy": policy, "observers": [] if quiet else _progress()}
         result, error = _result_of(flow, context, options)
+        if not as_json:
+            _tell(result)
+        if isinstance(error, RunTimeoutError):
+            _say(f"Error: {error}", error=True)
         if save is not None:
             result.save(save)
         if html is not None:
@@ -224,10 +228,6 @@ def run(
             result.save_trace(trace)
     if as_json:
         _say_json(_answer(result))
-    else:
-        _tell(result)
-        if isinstance(error, RunTimeoutError):
-            _say(f"Error: {error}", error=True)
     if isinstance(error, KeyboardInterrupt):
         sys.exit(INTERRUPTED)
     sys.exit(OK if result.ok and error is None else FAILED)

@@ -53,6 +53,7 @@ class Table {
       else this.heads[at].removeAttribute("aria-sort");
     });
     this.spacer.style.height = `${this.shown.length * HIGH}px`;
+    byId("statistics").textContent = statistics(this.shown);
   }
 
   reveal(unit) {
@@ -85,6 +86,16 @@ class Table {
     row.style.top = `${at * HIGH}px`;
     return row;
   }
+}
+
+/** Return what can be said of many units at once: of all, or of those that the filter leaves. */
+function statistics(shown) {
+  const took = shown.flatMap((unit) => (unit.duration === null ? [] : [unit.duration])).sort((a, b) => a - b);
+  const count = `${shown.length.toLocaleString("en")} ${shown.length === 1 ? "unit" : "units"}`;
+  if (!took.length) return count;
+  const at = (share) => seconds(took[Math.min(took.length - 1, Math.floor(share * took.length))]);
+  const sum = seconds(took.reduce((one, other) => one + other, 0));
+  return `${count}: half took up to ${at(0.5)}, 95 % up to ${at(0.95)}, the longest ${at(1)}, all together ${sum}`;
 }
 
 /** Return a small bar that shows when in the run something was. */

@@ -88,8 +88,7 @@ class Timeline {
   }
 
   scroll(by) {
-    const most = Math.max(0, this.rows.length * ROW + TOP + 20 - this.height);
-    this.top = Math.min(most, Math.max(0, this.top + by));
+    this.top += by;
     this.draw();
   }
 
@@ -138,6 +137,8 @@ class Timeline {
     if (view.tab !== "timeline") return;
     const { context, width, height } = prepared(this.canvas);
     Object.assign(this, { width, height });
+    const most = Math.max(0, this.rows.length * ROW + TOP + 20 - height);
+    this.top = Math.min(most, Math.max(0, this.top));
     this.grid(context);
     context.save();
     context.beginPath();

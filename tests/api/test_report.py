@@ -241,6 +241,7 @@ async def test_a_browser_filters_and_shows_5_000_units_by_few_rows(tmp_path: Pat
     assert 10 < len(rows) < 60
     few = opened(file, "#tab=table&query=name:*499", profile=tmp_path / "profile")
     assert "5 of 5000" in few.texts
+    assert re.search("5 units: half took up to .*, 95 % up to .*, all together", few.text)
     assert len([one for _, one in few.elements if "data-unit" in one]) == 5
 
 
