@@ -87,6 +87,7 @@ def launch(plan: ExecutionPlan, request: RunRequest, nest: Nest) -> Engine:
     clock = time.perf_counter if outside_work is None else loop.time
     rows, where = Rows(plan), list(placement.places)
     ledger = Ledger(plan, scheduler, run_id, time.time(), clock(), where, rows)
+    ledger.environment = _environment(request, run_id)
     ledger.give(scope.given)
     ledger.effects = _effects(request, clock, ledger)
     view = View(
@@ -96,7 +97,7 @@ def launch(plan: ExecutionPlan, request: RunRequest, nest: Nest) -> Engine:
         input=request.input,
         metrics=ledger.metrics,
         effects=ledger.effects,
-        environment=_environment(request, run_id),
+        environment=ledger.environment,
         run_id=run_id,
     )
     if PROCESS in executors and request.workers.batches and request.around is None:

@@ -11,6 +11,7 @@ from quantum_async.core.errors import (
 )
 from quantum_async.core.limits import unmet
 from quantum_async.core.plan import ExecutionPlan
+from quantum_async.core.record import SavedValue
 from quantum_async.request import Names, RunRequest
 from quantum_async.result import RunResult
 
@@ -63,8 +64,10 @@ def _known(
     if results is None:
         return {}
     if isinstance(results, RunResult):
-        # Units that are gone from the plan since then are no mistake.
-        return {plan.index[name]: results[name] for name in results if name in plan.index}
+        # Units that are gone from the plan since then are no mistake; a loaded result does not have
+        # what JSON could not hold, and those units run again.
+        found = {plan.index[name]: results[name] for name in results if name in plan.index}
+        return {unit: it for unit, it in found.items() if not isinstance(it, SavedValue)}
     if not isinstance(results, Mapping):
         kinds = "a RunResult or a mapping" if what == "resume_from" else "a mapping"
         problems.append(

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
 from typing import Final
 
-from quantum_async.core.limits import Budget, Gauge, Needs
+from quantum_async.core.limits import Budget, Gauge, Limit, Needs
 from quantum_async.core.phases import OPEN, READY, RUNNING, WAITING
 from quantum_async.core.ranking import Ranking
 from quantum_async.core.triggers import NOBODY
@@ -38,8 +38,8 @@ class Lanes:
     __slots__ = (
         "_budget", "_busy", "_children", "_fifo", "_first_child", "_followers", "_heaps",
         "_lane_of", "_limited", "_made_from", "_many_lanes", "_needs", "_next", "_ranks",
-        "_resuming", "_sorted", "_units", "gauges", "just_ready", "lane_used", "lanes", "parents",
-        "phase", "refused_by", "used", "wakes_in",
+        "_resuming", "_sorted", "_units", "gauges", "held_by", "just_ready", "lane_used", "lanes",
+        "parents", "phase", "refused_by", "used", "wakes_in",
     )  # fmt: skip
 
     def __init__(
@@ -81,6 +81,7 @@ class Lanes:
         self.just_ready: list[int] | None = None  # a list while somebody wants to hear of it
         self.refused_by: set[Gauge] = set()  # gauges that had no room when somebody was ready
         self.wakes_in = math.inf  # seconds until a limit has more, as far as asked for
+        self.held_by: dict[int, str] = {}  # the limit that refused each lane, if that was one
 
     # -- in ---------------------------------------------------------------------------------
 
@@ -329,11 +330,14 @@ class Lanes:
         for gauge in self.gauges[lane]:
             if gauge.used >= gauge.capacity:
                 self.refused_by.add(gauge)
+                if self.held_by:
+                    self.held_by.pop(lane, None)
                 return False
         if self._budget is not None and (needs := self._needs[lane]):
             wait = self._budget.wait((id(self), lane), needs, again=again)
             if wait > 0:
                 self.wakes_in = min(self.wakes_in, wait)
+                self.held_by[lane] = self._budget.scarcest
                 self.refused_by.update(self._budget.gauges(needs))
                 return False
         return True
@@ -355,6 +359,11 @@ class Lanes:
             gauge.version += 1
         if self._budget is not None and (needs := self._needs[lane]):
             self._budget.give_back(needs)
+
+    @property
+    def limits(self) -> dict[str, Limit]:
+        """The limits that its units may use, by name."""
+        return {} if self._budget is None else self._budget.limits
 
     def needs_of(self, unit: int) -> Needs:
         """Return what a unit uses of limits."""

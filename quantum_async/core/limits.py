@@ -244,6 +244,7 @@ class Budget:
 
     def __init__(self, limits: Mapping[str, Limit], clock: Callable[[], float]) -> None:
         self.clock = clock
+        self.scarcest = ""  # the limit that was waited for, when `wait` last said so
         self._tokens = {name: _Tokens(limit) for name, limit in limits.items()}
 
     @property
@@ -269,10 +270,10 @@ class Budget:
         wait = 0.0
         for name, tokens in needs:
             limit = self._tokens[name]
-            if limit.claimed_by not in (None, who):
-                wait = math.inf
-            else:
-                wait = max(wait, limit.wait(tokens, now, again=again))
+            claimed = limit.claimed_by not in (None, who)
+            longer = math.inf if claimed else limit.wait(tokens, now, again=again)
+            if longer > wait:
+                wait, self.scarcest = longer, name
         if wait > 0:
             self._refuse(who, needs, now)
         return wait

@@ -12,6 +12,7 @@ from typing import Any
 
 from quantum_async.core import graph
 from quantum_async.core.binding import Handle, WiredBinding
+from quantum_async.core.differences import PlanDiff, difference
 from quantum_async.core.errors import (
     PlanError,
     did_you_mean,
@@ -328,6 +329,15 @@ class ExecutionPlan:
         """
         return simulate(self, durations, max_workers, parse(Strategy, strategy, "strategy"), items)
 
+    def diff(self, other: "ExecutionPlan") -> PlanDiff:
+        """Return what another plan has added, removed and changed, as seen from this one.
+
+        Args:
+            other: The later plan.
+        """
+        mine, its = ([dict(_facts(unit)) for unit in it.handles] for it in (self, other))
+        return difference(self, other, mine, its)
+
     def __repr__(self) -> str:
         return (
             f"<ExecutionPlan {self.unit_count} units, {sum(map(len, self.edges_up))} dependencies, "
@@ -381,6 +391,27 @@ def _shape_identity(shape: Shape | None) -> tuple[Any, ...]:
         # Not by its plan: a partitioner that runs itself would never come to an end.
         return "run", tuple(shape.flow.units)
     return () if shape is None else (type(shape).__name__,)
+
+
+def described_function(function: Callable[..., Any]) -> str:
+    """Return a function's ``module:qualified.name``, or that of a callable object's class."""
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{getattr(named, '__module__', None) or ''}:{named.__qualname__}"
+
+
+def _facts(unit: Unit) -> Iterator[tuple[str, Any]]:
+    """Yield what was declared of a unit, in words, as far as two plans may differ in it."""
+    options = unit.options
+    yield "function", described_function(unit.function).lstrip(":")
+    yield "shape", ", ".join(_shape_note(options.shape)) or None
+    for option in ("timeout", "deadline", "cost"):
+        yield option, getattr(options, option)
+    yield "retries", options.retries
+    yield "priority", options.priority
+    yield "mode", options.mode and options.mode.value
+    yield "trigger", Trigger(options.trigger).word
+    yield "when", None if options.when is None else _named(options.when)
+    yield "uses", _uses_note(options.uses) if options.uses else None
 
 
 def _identity(unit: Unit) -> tuple[Any, ...]:

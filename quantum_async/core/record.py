@@ -19,6 +19,22 @@ class _Nothing:
 NOTHING = _Nothing()
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class SavedValue:
+    """Stands in a loaded result for a value that JSON cannot hold.
+
+    Attributes:
+        type: The value's qualified type name.
+        text: Its repr, shortened.
+    """
+
+    type: str
+    text: str
+
+    def __repr__(self) -> str:
+        return f"<{self.type} that was not saved: {self.text}>"
+
+
 class Outcome(NamedTuple):
     """How a unit ended, for units that depend on it.
 
@@ -77,6 +93,7 @@ class UnitRecord:
         cause: Why it ended as it did, where the state alone does not say it: the root failure of
             a skipped unit, who cancelled it, that its thread is still running.
         usage: Process, processor time and memory of its last attempt, if it ran in a process.
+        held_by: The limit that it waited for when it was ready; None if that was a slot.
     """
 
     name: str
@@ -92,3 +109,4 @@ class UnitRecord:
     fallback_used: bool = False
     cause: str | None = None
     usage: Usage | None = None
+    held_by: str | None = None

@@ -6,6 +6,7 @@ that we fill in, and nothing here sleeps.
 """
 
 import inspect
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +16,7 @@ from tenacity.retry import retry_all, retry_any, retry_base
 from tenacity.stop import stop_all, stop_any, stop_base
 from tenacity.wait import wait_base, wait_chain, wait_combine
 
-from quantum_async.core.errors import PlanError
+from quantum_async.core.errors import PlanError, described
 
 StopStrategy = Callable[[tenacity.RetryCallState], bool]
 WaitStrategy = Callable[[tenacity.RetryCallState], float]
@@ -137,6 +138,14 @@ def _outcome(attempt: int, error: BaseException | None, value: object) -> tenaci
 def given_up_on(attempt: int, value: object) -> tenacity.RetryError:
     """Return the error of a unit whose last value its predicate still turned down."""
     return tenacity.RetryError(_outcome(attempt, None, value))
+
+
+def why_again(error: BaseException | None, value: object) -> str:
+    """Return in words why an attempt is made good: the exception itself would hold its data."""
+    try:
+        return f"turned down {reprlib.repr(value)}" if error is None else described(error)
+    except BaseException:  # both may be the user's
+        return type(value if error is None else error).__name__
 
 
 _NOBODY = tenacity.Retrying()

@@ -6,7 +6,7 @@ as there are items in the plan; one over another map has a child for each of tha
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Collection, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Any, Protocol
@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from quantum_async.core.checks import check_number, check_workers
 from quantum_async.core.errors import PlanError, did_you_mean
 from quantum_async.core.graph import Edges
-from quantum_async.core.limits import Budget, Limit, Needs
+from quantum_async.core.limits import Budget, Gauge, Limit, Needs
 from quantum_async.core.phases import CANCELED, OPEN, RUNNING
 from quantum_async.core.ranking import Ranking, ranked
 from quantum_async.core.scheduler import NOBODY, Scheduler
@@ -38,6 +38,29 @@ class Simulation:
     makespan: float
     starts: Mapping[str, float]
     ends: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What a run had that its plan does not tell.
+
+    Attributes:
+        ranking: Which ready unit was best; None for first in, first out.
+        places: Where each unit ran; an empty string for one that took no slot.
+        slots: How many units may run at once in each place; those that are missing have no limit.
+        needs: What each unit used of `limits`.
+        limits: The limits by name.
+        children: Seconds of each child of a map, by name.
+        given: Units whose results were there from the start.
+    """
+
+    ranking: Ranking | None
+    places: Sequence[str]
+    slots: Mapping[str, int]
+    needs: Sequence[Needs]
+    limits: Mapping[str, Limit]
+    children: Mapping[str, float]
+    given: Collection[int]
 
 
 class Simulatable(Protocol):
@@ -78,11 +101,18 @@ def simulate(
     max_workers: int | None,
     strategy: Strategy,
     items: Mapping[str, int] | None = None,
+    replay: Replay | None = None,
 ) -> Simulation:
     """Run the scheduler of `plan` on modelled time; see `ExecutionPlan.simulate`."""
     check_workers(max_workers)
     seconds, counts = _durations(plan, durations), _counts(plan, items)
-    return _Model(plan, seconds, max_workers, strategy, counts).run()
+    if replay is None:
+        # Units are ranked by the time they will take here, not by what was declared.
+        mine = seconds is plan.costs
+        ranking = plan.ranking(strategy) if mine else ranked(plan, strategy, seconds)
+        anywhere = ["any"] * len(plan.names)
+        replay = Replay(ranking, anywhere, {}, plan.needs, plan.limits, {}, ())
+    return _Model(plan, seconds, max_workers, counts, replay).run()
 
 
 class _Map:
@@ -112,11 +142,11 @@ class _Model:
         plan: Simulatable,
         seconds: Sequence[float],
         max_workers: int | None,
-        strategy: Strategy,
         items: Mapping[str, int],
+        replay: Replay,
     ) -> None:
         self.plan = plan
-        self.seconds = seconds
+        self.seconds, self.child_seconds = seconds, replay.children
         self.now = 0.0
         self.starts, self.ends = dict[str, float](), dict[str, float]()
         self.running: list[tuple[float, int]] = []
@@ -125,23 +155,23 @@ class _Model:
         for unit, handle in enumerate(plan.handles):
             if isinstance(handle.options.shape, Mapped):
                 self.maps[unit] = self._map(unit, handle.options.shape, items)
-        # Units are ranked by the time they will take here, not by what was declared.
-        ranking = (
-            plan.ranking(strategy) if seconds is plan.costs else ranked(plan, strategy, seconds)
-        )
-        lanes: dict[Needs, int] = {}
-        of = [lanes.setdefault(needs, len(lanes)) for needs in plan.needs]
+        lanes: dict[tuple[str, Needs], int] = {}
+        kinds = zip(replay.places, replay.needs, strict=True)
+        of = [lanes.setdefault(kind, len(lanes)) for kind in kinds]
+        in_all = () if max_workers is None else (Gauge(max_workers),)
+        places = {place: (*in_all, Gauge(most)) for place, most in replay.slots.items()}
         shapes = [handle.options.shape for handle in plan.handles]
         opened = bytes(isinstance(shape, Mapped | Raced) for shape in shapes)
         codes = plan.trigger_codes
         self.scheduler = Scheduler(
             plan,
-            ranking,
+            replay.ranking,
             lanes=of,
             slots=[None] * max(1, len(lanes)),
-            max_running=max_workers,
-            needs=list(lanes) or [()],
-            budget=Budget(plan.limits, lambda: self.now) if any(lanes) else None,
+            gauges=[places.get(place, in_all) if place else () for place, _ in lanes],
+            needs=[needs for _, needs in lanes] or [()],
+            budget=Budget(replay.limits, lambda: self.now) if any(replay.needs) else None,
+            given=replay.given,
             special=opened if any(opened) else None,
             triggers=None if codes is None else Triggers(codes),
             streams=plan.streams,
@@ -194,7 +224,8 @@ class _Model:
     def _start(self, unit: int) -> None:
         row = self.children[unit][0].unit if unit in self.children else unit
         name = self._name(unit)
-        self.starts[name], self.ends[name] = self.now, self.now + self.seconds[row]
+        seconds = self.child_seconds.get(name, self.seconds[row])
+        self.starts[name], self.ends[name] = self.now, self.now + seconds
         heappush(self.running, (self.ends[name], unit))
         if unit in self.children:
             self._refill(self.children[unit][0])

@@ -374,6 +374,7 @@ class Engine:
             self.growth.started(unit)
         self._start(unit, now)
         if self.setup.budget is not None:
+            self._ledger.note_limit(unit)
             # A rate counts from now on, when the first step is done, to be on the safe side.
             self.setup.budget.stamp(self._scheduler.needs_of(unit))
 

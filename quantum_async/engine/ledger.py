@@ -57,6 +57,10 @@ class Ledger:
         usage: What units cost that ran in other processes.
         metrics: What units recorded.
         effects: The side effects that they performed.
+        held_by: The limit that kept a unit waiting when it was ready; slots are not told.
+        retries: For each unit that was tried again, the back-off after each attempt that went
+            wrong, in seconds, and why it went wrong.
+        environment: Facts about the run: mode, strategy, workers.
     """
 
     plan: ExecutionPlan
@@ -66,7 +70,7 @@ class Ledger:
     began: float
     where: list[str]
     rows: Rows
-    ended: float = 0.0
+    ended: float = _NOT_YET
     results: list[Any] = field(init=False)
     errors: dict[int, BaseException] = field(default_factory=dict)
     attempts: "array[int]" = field(init=False)
@@ -82,6 +86,9 @@ class Ledger:
     usage: dict[int, Usage] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     effects: EffectLog = field(default_factory=EffectLog)
+    held_by: dict[int, str] = field(default_factory=dict)
+    retries: dict[int, list[tuple[float, str]]] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         count = self.plan.unit_count
@@ -115,6 +122,14 @@ class Ledger:
         self.causes.pop(child, None)
         self.errors.pop(child, None)
         self.fallbacks.discard(child)
+        self.held_by.pop(child, None)
+        self.retries.pop(child, None)
+
+    def note_limit(self, unit: int) -> None:
+        """A unit has started: keep which limit refused it before, if one did."""
+        limit = self.scheduler.held_by.get(self.scheduler.lanes[unit])
+        if limit is not None and self.attempts[unit] == 1:
+            self.held_by[unit] = limit
 
     def in_run(self, unit: int) -> bool:
         """Return whether the unit is part of this run."""
@@ -127,6 +142,17 @@ class Ledger:
             return self.starts[self.rows.parent(unit)]
         last = max((ends[above] for above in self.plan.edges_up[unit]), default=_NOT_YET)
         return self.began if last == _NOT_YET else last
+
+    @property
+    def until(self) -> float:
+        """The run's end; while it goes on, the last moment that was written down."""
+        if self.ended != _NOT_YET:
+            return self.ended
+        return max((self.began, *self.starts, *self.ends))
+
+    def moment(self, clock: float) -> float | None:
+        """Return a moment of the clock in seconds since the run began; None if it has not come."""
+        return None if clock == _NOT_YET else clock - self.began
 
     def record(self, unit: int) -> UnitRecord:
         """Return a unit's row as a record."""
@@ -149,6 +175,7 @@ class Ledger:
             fallback_used=unit in self.fallbacks,
             cause=self.cause(unit),
             usage=self.usage.get(unit),
+            held_by=self.held_by.get(unit),
         )
 
     def cause(self, unit: int) -> str | None:

@@ -25,7 +25,7 @@ from quantum_async.core.events import (
 )
 from quantum_async.core.limits import Budget, seconds_of
 from quantum_async.core.options import NO_FALLBACK
-from quantum_async.core.retry import given_up_on
+from quantum_async.core.retry import given_up_on, why_again
 from quantum_async.core.scheduler import CANCELED, FAILED, OPENING, READY, TIMEOUT, WAITING
 from quantum_async.core.states import FailurePolicy
 from quantum_async.core.unit import is_coroutine_function
@@ -318,6 +318,7 @@ class Outcomes:
         if error is not None:
             # A repeated attempt's frames hold its data; nobody will read this traceback.
             BaseException.with_traceback(error, None)
+        self._ledger.retries.setdefault(unit, []).append((wait, why_again(error, value)))
         self._setup.bus.tell(UnitRetrying, *self._who(unit), error, wait)
         self.timers.pause(unit, wait)
         return True
