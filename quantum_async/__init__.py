@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from quantum_async.caching import CachingQuantumPartitioner
+    from quantum_async.comparison import Comparison, compare
     from quantum_async.core.context import ExecutionContext
+    from quantum_async.core.differences import PlanDiff
     from quantum_async.core.errors import (
         Backpressure,
         CircularDependencyError,
@@ -31,16 +33,18 @@ if TYPE_CHECKING:
     )
     from quantum_async.core.limits import Limit
     from quantum_async.core.plan import ExecutionPlan
-    from quantum_async.core.record import Outcome
+    from quantum_async.core.record import Outcome, SavedValue
     from quantum_async.core.resource import Resource
     from quantum_async.core.retry import RetryPolicy
     from quantum_async.core.simulate import Simulation
     from quantum_async.core.states import ExecutionMode, FailurePolicy, Strategy, UnitState
     from quantum_async.core.unit import QuantumUnit
+    from quantum_async.jsonable import RecordedError
     from quantum_async.observe.eventbus import EventBus
     from quantum_async.observe.progress import Progress
     from quantum_async.observe.projection import project
     from quantum_async.partitioner import QuantumPartitioner
+    from quantum_async.records import RecordError
     from quantum_async.result import RunResult, UnitRecord
     from quantum_async.runtime import Runtime
     from quantum_async.tuning import select_execution_strategy, select_optimal_workers
@@ -49,6 +53,7 @@ __all__ = [
     "Backpressure",
     "CachingQuantumPartitioner",
     "CircularDependencyError",
+    "Comparison",
     "DependencyError",
     "DuplicateUnitError",
     "EventBus",
@@ -62,17 +67,21 @@ __all__ = [
     "MissingInputError",
     "Outcome",
     "Overloaded",
+    "PlanDiff",
     "PlanError",
     "Progress",
     "QuantumError",
     "QuantumPartitioner",
     "QuantumUnit",
+    "RecordError",
+    "RecordedError",
     "RemoteError",
     "Resource",
     "RetryPolicy",
     "RunResult",
     "RunTimeoutError",
     "Runtime",
+    "SavedValue",
     "Simulation",
     "Strategy",
     "UndeclaredDependencyError",
@@ -83,6 +92,7 @@ __all__ = [
     "UnpicklableUnitError",
     "ViewError",
     "WorkerCrashedError",
+    "compare",
     "project",
     "select_execution_strategy",
     "select_optimal_workers",
@@ -91,7 +101,12 @@ __all__ = [
 # A name is imported when it is first asked for: a worker process starts in half the time for it.
 _HOMES = {
     "caching": ("CachingQuantumPartitioner",),
+    "comparison": (
+        "Comparison",
+        "compare",
+    ),
     "core.context": ("ExecutionContext",),
+    "core.differences": ("PlanDiff",),
     "core.errors": (
         "Backpressure",
         "CircularDependencyError",
@@ -114,7 +129,10 @@ _HOMES = {
     ),
     "core.limits": ("Limit",),
     "core.plan": ("ExecutionPlan",),
-    "core.record": ("Outcome",),
+    "core.record": (
+        "Outcome",
+        "SavedValue",
+    ),
     "core.resource": ("Resource",),
     "core.retry": ("RetryPolicy",),
     "core.simulate": ("Simulation",),
@@ -128,7 +146,9 @@ _HOMES = {
     "observe.eventbus": ("EventBus",),
     "observe.progress": ("Progress",),
     "observe.projection": ("project",),
+    "jsonable": ("RecordedError",),
     "partitioner": ("QuantumPartitioner",),
+    "records": ("RecordError",),
     "result": (
         "RunResult",
         "UnitRecord",

@@ -5,17 +5,22 @@ from dataclasses import replace
 from functools import cached_property
 from os import PathLike
 from types import MappingProxyType
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from quantum_async.core.binding import Handle
 from quantum_async.core.effects import Effect
 from quantum_async.core.errors import did_you_mean, message_of
+from quantum_async.core.limits import Limit
 from quantum_async.core.plan import ExecutionPlan
 from quantum_async.core.record import UnitRecord
 from quantum_async.core.scheduler import COMPLETED
-from quantum_async.core.states import UnitState
+from quantum_async.core.simulate import Simulation
+from quantum_async.core.states import Strategy, UnitState
 from quantum_async.core.unit import QuantumUnit
 from quantum_async.engine.ledger import NOTHING, Ledger
+
+if TYPE_CHECKING:
+    from quantum_async.comparison import Comparison
 
 R = TypeVar("R")
 S = TypeVar("S")
@@ -109,7 +114,7 @@ class RunResult(Mapping[str, Any]):
         """The run's name."""
         return self._ledger.run_id
 
-    @cached_property
+    @property
     def units(self) -> Mapping[str, UnitRecord]:
         """A record of every unit of the run, in plan order."""
         return _Records(self._ledger)
@@ -142,16 +147,37 @@ class RunResult(Mapping[str, Any]):
         Raises:
             KeyError: If there is no such unit in the run.
         """
+        inner, number, offset = self._located(unit.id if isinstance(unit, Handle) else unit)
+        return [(start + offset, end + offset) for start, end in inner._spans(number)]
+
+    def nested(self, unit: str | Handle) -> "list[RunResult]":
+        """Return the results of the runs inside a unit, first to last; none, for most units.
+
+        Raises:
+            KeyError: If there is no such unit in the run.
+        """
+        inner, number, _ = self._located(unit.id if isinstance(unit, Handle) else unit)
+        return list(inner._ledger.nested.get(number, ()))
+
+    def _located(self, name: str) -> "tuple[RunResult, int, float]":
+        """Return the run that a unit is of, its number there, and how much later that run began."""
         ledger = self._ledger
-        number = ledger.rows.number(self.units[unit].name)  # type: ignore[index]
-        assert number is not None  # `units` has it
+        number = ledger.rows.number(self.units[name].name)
+        if number is not None:
+            return self, number, 0.0
+        inner, rest = ledger.inside(name)
+        found, number, offset = inner._located(rest)
+        return found, number, offset + inner._ledger.began - ledger.began
+
+    def _spans(self, number: int) -> list[tuple[float, float]]:
+        ledger = self._ledger
         if not ledger.attempts[number]:
             return []
         moments = [ledger.starts[number], *self._pauses.get(number, ())]
         if len(moments) % 2:
             # Not if it ended while it waited for another attempt.
             over = ledger.scheduler.state(number) is not UnitState.RUNNING
-            moments.append(ledger.ends[number] if over else ledger.ended)
+            moments.append(ledger.ends[number] if over else ledger.until)
         moments = [moment - ledger.began for moment in moments]
         return list(zip(moments[::2], moments[1::2], strict=True))
 
@@ -162,8 +188,8 @@ class RunResult(Mapping[str, Any]):
 
     @property
     def duration(self) -> float:
-        """Seconds from the run's start to its end."""
-        return self._ledger.ended - self._ledger.began
+        """Seconds from the run's start to its end, or to what happened last if it goes on."""
+        return self._ledger.until - self._ledger.began
 
     def view(self, schema: type[S]) -> S:
         """Build an object of a type from the results: a perspective on them.
@@ -215,12 +241,16 @@ class RunResult(Mapping[str, Any]):
             "execution_trace": _trace(records),
         }
 
-    @cached_property
+    @property
     def critical_path(self) -> list[str]:
         """Names along the chain that decided when the run ended, as measured.
 
         Walked back from the unit that ended last, each time to the dependency that ended last.
         """
+        return list(self._critical_path)
+
+    @cached_property
+    def _critical_path(self) -> list[str]:
         ledger, edges_up = self._ledger, self.plan.edges_up
         ran = [unit for unit in self.plan.order if ledger.attempts[unit]]
         if not ran:
@@ -242,6 +272,95 @@ class RunResult(Mapping[str, Any]):
             return explain_run(self)
         name = unit.id if isinstance(unit, Handle) else unit
         return explain_unit(self, self.units[name])
+
+    def what_if(
+        self,
+        durations: Mapping[str, float] | None = None,
+        max_workers: int | None = None,
+        limits: Mapping[str, Limit | float | None] | None = None,
+        *,
+        slots: Mapping[str, int] | None = None,
+        strategy: Strategy | str | None = None,
+    ) -> Simulation:
+        """Run this run again on modelled time, with something changed.
+
+        Each unit takes as long as it was measured to take, back-off included, and each map has as
+        many items as it had. What did not run takes no time; a nested run is one unit that takes
+        as long as it took. Without arguments it tells how well the model fits the run.
+
+        Args:
+            durations: Seconds that units would take, by name: of a map's name for each child, of
+                a child's name for that one. The others take as long as they did.
+            max_workers: How many units would run at once. None for as many as did.
+            limits: Limits that would be others, by name; None for one that would not be there.
+            slots: How many units would run at once in a place (``"thread"``, ``"process"``, …).
+            strategy: How the ready queue would be ordered.
+
+        Raises:
+            PlanError: For unknown names and for numbers that cannot be meant.
+        """
+        from quantum_async.whatif import what_if
+
+        return what_if(self, durations, max_workers, limits, slots=slots, strategy=strategy)
+
+    def diff(self, later: "RunResult") -> "Comparison":
+        """Say which units and which waits made a later run slower or faster than this one.
+
+        Args:
+            later: The other run; its plan may be another.
+        """
+        from quantum_async.comparison import compare
+
+        return compare(self, later)
+
+    # -- to keep ----------------------------------------------------------------------------
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the run as JSON: plan, records, errors as text, results, metrics, nested runs.
+
+        docs/run-format.md describes the form. Results that JSON cannot hold are written as their
+        type and a short repr. What was in the file before is replaced, or stays whole.
+
+        Args:
+            path: The file.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        from quantum_async.records import save
+
+        save(self, path)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> "RunResult":
+        """Read a run that was saved; it answers all that this one answers.
+
+        Values that JSON could not hold are `SavedValue`s with type and short repr; exceptions are
+        `RecordedError`s with the name, message and traceback text of the ones that were raised.
+
+        Args:
+            path: The file.
+
+        Raises:
+            OSError: If it cannot be read.
+            RecordError: If it is no saved run.
+        """
+        from quantum_async.records import load
+
+        return load(path, cls)
+
+    def save_trace(self, path: str | PathLike[str]) -> None:
+        """Write the run in Chrome's trace event format, for ui.perfetto.dev or chrome://tracing.
+
+        Args:
+            path: The file.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        from quantum_async.trace import save_trace
+
+        save_trace(self, path)
 
     def save_html(self, path: str | PathLike[str]) -> None:
         """Write a report of the run: one page that opens from disk and needs no network.

@@ -4,7 +4,7 @@ Each section of a page (from one heading of the second level to the next) is a p
 it has a namespace and an event loop of its own, so that it can be pasted alone. `await` works at
 its top level, as in ``python -m asyncio``. What a block of Python prints must be shown right after
 it, in a fenced block with ``<!-- prints -->`` before it; where times are measured, the mark says so
-and numbers with decimals are not compared.
+and numbers with decimals, and bars of text, are not compared.
 """
 
 import ast
@@ -46,7 +46,7 @@ MARKS = [
     "<!-- bench:begin -->",
     "<!-- bench:end -->",
 ]
-TIMES, NOTHING = re.compile(r"\d+\.\d+|\d+%"), re.compile(r"(?!)")
+TIMES, NOTHING = re.compile(r"\d+\.\d+|\d+%|[·▁-█]+"), re.compile(r"(?!)")
 
 
 # -- the examples ----------------------------------------------------------------------------------

@@ -1,8 +1,13 @@
 """What a run says of itself in words. The runs are made by hand: every time in them is chosen."""
 
+import asyncio
+
 import pytest
 
+from quantum_async import QuantumPartitioner
 from quantum_async.core.errors import UnitTimeoutError
+from quantum_async.testing import VirtualClock
+from tests.support.recorded import HOSTILE, run_of_everything
 from tests.support.runs import alone, broken, canceled, chain, done, late, made_run, skipped
 
 
@@ -59,3 +64,84 @@ def test_a_long_critical_path_is_told_by_its_ends():
 def test_how_a_unit_ended_is_its_first_line(row, first):
     text = made_run(alone("a"), {"a": row}, 1).explain("a")
     assert text.startswith(f"a {first}")
+
+
+# -- where the time went, and what would help -----------------------------------------------------
+
+
+def crowd(count=6, **options):
+    flow = QuantumPartitioner(**options)
+
+    async def second(ctx):
+        await asyncio.sleep(1)
+
+    for number in range(count):
+        flow.add_unit(second, name=f"u{number}", uses="api" if "limits" in options else None)
+    return VirtualClock().run(flow.run(run_id="r1"))
+
+
+def line_of(result, start):
+    [line] = [line for line in result.explain().splitlines() if line.startswith(start)]
+    return line
+
+
+def test_the_time_of_all_units_is_told_by_what_they_did():
+    rows = {
+        "a": broken((0, 1), error=OSError("no"), ended=1),
+        "b": done((2, 3)),
+    }
+    assert line_of(made_run(alone(*rows), rows, 3), "time of all") == (
+        "time of all units: 2.00 s running, 2.00 s waiting for a slot"
+    )
+
+
+def test_how_many_ran_at_once_is_drawn():
+    rows = {"a": done((0, 1)), "b": done((0, 2)), "c": done((3, 4))}
+    told = line_of(made_run(alone(*rows), rows, 4), "units at once")
+    assert (
+        told == f"units at once: {'█' * 10}{'▄' * 10}{'·' * 10}{'▄' * 10} 1.0 on average, 2 at most"
+    )
+
+
+def test_more_workers_would_help_where_units_wait_for_slots():
+    told = line_of(crowd(max_workers=2), "what would help")
+    assert told.startswith(
+        "what would help most, where the model gives 3.00 s: max_workers=4 (2.00 s)"
+    )
+
+
+def test_a_higher_limit_would_help_where_units_wait_for_it():
+    told = line_of(crowd(limits={"api": 3}), "what would help")
+    assert told.split(": ")[1].startswith("twice the limit 'api' (1.00 s)")
+
+
+def test_a_shorter_unit_would_help_where_nothing_is_waited_for():
+    rows = {"a": done((0, 4)), "b": done((4, 5))}
+    told = line_of(made_run(chain(*rows), rows, 5), "what would help")
+    assert told.endswith("'a' twice as fast (3.00 s); or 'b' twice as fast (4.50 s)")
+
+
+def test_attempts_of_a_unit_and_their_errors_are_told():
+    text = run_of_everything().explain("flaky")
+    assert "attempt 1 ran 500.0 ms: ValueError: not yet; backed off " in text
+    assert "\nattempt 2 ran 500.0 ms" in text
+
+
+def test_what_a_unit_waited_for_is_told():
+    text = crowd(2, limits={"api": 1}).explain("u1")
+    assert "waited 1.00 s for the limit 'api'" in text
+    assert "it is on the critical path" in text
+
+
+def test_nothing_in_names_and_messages_reaches_the_terminal():
+    result = run_of_everything()
+    for unit in (None, *result.units):
+        assert all(line.isprintable() for line in result.explain(unit).split("\n"))
+    assert "it's" in result.explain(HOSTILE)
+
+
+def test_units_of_nested_runs_are_part_of_it():
+    result = run_of_everything()
+    assert result.explain("inside/y").startswith("inside/y completed\n")
+    assert result.spans("inside/y")[0][0] >= result.spans("inside/x")[0][1]
+    assert [run.run_id for run in result.nested("inside")] == ["r1/inside"]

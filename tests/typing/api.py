@@ -13,6 +13,7 @@ import tenacity
 from quantum_async import (
     Backpressure,
     CachingQuantumPartitioner,
+    Comparison,
     EventBus,
     ExecutionContext,
     ExecutionError,
@@ -21,6 +22,7 @@ from quantum_async import (
     FailurePolicy,
     Limit,
     Overloaded,
+    PlanDiff,
     PlanError,
     Progress,
     QuantumPartitioner,
@@ -33,6 +35,7 @@ from quantum_async import (
     Strategy,
     UnitRecord,
     UnitState,
+    compare,
     project,
     select_execution_strategy,
     select_optimal_workers,
@@ -187,6 +190,16 @@ async def run(executor: Executor) -> None:
     assert_type(result.critical_path, list[str])
     assert_type(result.explain(), str)
     assert_type(result.explain(page), str)
+    assert_type(result.what_if({"page": 1}, 8, {"api": 2}), Simulation)
+    assert_type(result.nested("page"), list[RunResult])
+    assert_type(result.units["page"].held_by, str | None)
+    result.save("run.json")
+    result.save_trace("trace.json")
+    loaded = RunResult.load("run.json")
+    assert_type(loaded, RunResult)
+    assert_type(loaded.diff(result), Comparison)
+    assert_type(compare(loaded, result).lines(), list[str])
+    assert_type(loaded.plan.diff(result.plan), PlanDiff)
 
     again = await flow.run(
         None,
