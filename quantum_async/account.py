@@ -94,6 +94,8 @@ def slices_of(result: Recorded, unit: str) -> list[Slice]:
         found.append(Slice(RUNNING, start, end))
     if spans and ended is not None and ended > spans[-1][1]:
         found += _between(spans[-1][1], ended, *_retry(retries, len(spans) - 1))
+    if not offset:
+        return found
     return [part._replace(start=part.start + offset, end=part.end + offset) for part in found]
 
 

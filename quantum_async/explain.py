@@ -25,7 +25,7 @@ from quantum_async.core.limits import Limit
 from quantum_async.core.record import UnitRecord
 from quantum_async.core.simulate import Simulation
 from quantum_async.core.states import UnitState
-from quantum_async.whatif import place_slots, what_if
+from quantum_async.whatif import Model, place_slots
 
 _MOST = 5  # units that are named one by one
 _A_WAIT = 0.02  # seconds; less is the loop's own business
@@ -147,9 +147,10 @@ def _advice(result: Recorded) -> list[str]:
     """Try what would make the run shorter in the simulator, and tell the best two."""
     if len(result._ledger.rows.names) > _MOST_MODELLED:
         return []
-    before = what_if(result).makespan
+    model = Model(result)
+    before = model.what_if().makespan
     found = []
-    for words, modelled in _changes(result):
+    for words, modelled in _changes(result, model):
         saved = before - modelled.makespan
         if saved > max(0.02 * before, 0.001):
             found.append((saved, f"{words} ({_seconds(modelled.makespan)})"))
@@ -160,7 +161,7 @@ def _advice(result: Recorded) -> list[str]:
     return [f"what would help most, where the model gives {_seconds(before)}: {told}"]
 
 
-def _changes(result: Recorded) -> Iterator[tuple[str, Simulation]]:
+def _changes(result: Recorded, model: Model) -> Iterator[tuple[str, Simulation]]:
     ledger = result._ledger
     waited: Counter[str] = Counter()
     for record in result.units.values():
@@ -170,21 +171,21 @@ def _changes(result: Recorded) -> Iterator[tuple[str, Simulation]]:
     if waited[""] and total is not None:
         most = 2 * total.capacity
         doubled = {place: 2 * it for place, it in places.items() if place != "process"}
-        yield f"max_workers={most}", what_if(result, None, most, slots=doubled)
+        yield f"max_workers={most}", model.what_if(None, most, slots=doubled)
     elif waited[""]:
         for place, most in places.items():
-            yield f"{2 * most} slots for {place}", what_if(result, slots={place: 2 * most})
+            yield f"{2 * most} slots for {place}", model.what_if(slots={place: 2 * most})
     for name, _ in waited.most_common(3):
         if name:
             yield (
                 f"twice the limit {name!r}",
-                what_if(result, limits={name: _doubled(result, name)}),
+                model.what_if(limits={name: _doubled(result, name)}),
             )
     busy = {name: spent(slices_of(result, name))[RUNNING] for name in result.critical_path}
     for name in sorted(busy, key=busy.__getitem__, reverse=True)[:3]:
         took = _own_seconds(result, name)
         if took:
-            yield f"{name!r} twice as fast", what_if(result, {name: took / 2})
+            yield f"{name!r} twice as fast", model.what_if({name: took / 2})
 
 
 def _doubled(result: Recorded, name: str) -> Limit:

@@ -162,10 +162,12 @@ class RunResult(Mapping[str, Any]):
     def _located(self, name: str) -> "tuple[RunResult, int, float]":
         """Return the run that a unit is of, its number there, and how much later that run began."""
         ledger = self._ledger
-        number = ledger.rows.number(self.units[name].name)
-        if number is not None:
+        number = ledger.rows.number(name)
+        if number is not None and ledger.in_run(number):
             return self, number, 0.0
         inner, rest = ledger.inside(name)
+        if inner is None:
+            raise KeyError(f"no unit {name!r} in this run{did_you_mean(name, self.plan.names)}")
         found, number, offset = inner._located(rest)
         return found, number, offset + inner._ledger.began - ledger.began
 
@@ -299,9 +301,9 @@ class RunResult(Mapping[str, Any]):
         Raises:
             PlanError: For unknown names and for numbers that cannot be meant.
         """
-        from quantum_async.whatif import what_if
+        from quantum_async.whatif import Model
 
-        return what_if(self, durations, max_workers, limits, slots=slots, strategy=strategy)
+        return Model(self).what_if(durations, max_workers, limits, slots=slots, strategy=strategy)
 
     def diff(self, later: "RunResult") -> "Comparison":
         """Say which units and which waits made a later run slower or faster than this one.

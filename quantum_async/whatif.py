@@ -1,6 +1,6 @@
 """A recorded run again in the simulator, with something changed."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from quantum_async.account import BACK_OFF, OPENED, RUNNING, Recorded, slices_of
@@ -12,50 +12,63 @@ from quantum_async.core.simulate import Replay, Simulation, simulate
 from quantum_async.core.states import ExecutionMode, Strategy, parse
 
 
-def what_if(
-    result: Recorded,
-    durations: Mapping[str, float] | None = None,
-    max_workers: int | None = None,
-    limits: Mapping[str, Limit | float | None] | None = None,
-    *,
-    slots: Mapping[str, int] | None = None,
-    strategy: Strategy | str | None = None,
-) -> Simulation:
-    """Run a recorded run again on modelled time; see `RunResult.what_if`."""
-    plan, ledger = result.plan, result._ledger
-    seconds, children, items = _measured(result)
-    _change(result, durations, seconds, children)
-    allowed = _limits(ledger.scheduler.limits, limits)
-    ran = [name in seconds for name in plan.names]
-    needs: list[Needs] = []
-    for unit, name in enumerate(plan.names):
-        used = ledger.scheduler.needs_of(unit) if ran[unit] else ()
-        needs.append(tuple((of, tokens) for of, tokens in used if of in allowed))
-        if (problem := unmet(name, needs[-1], allowed)) is not None:
+class Model:
+    """A recorded run, ready to be run again as often as it takes.
+
+    Args:
+        result: The run.
+    """
+
+    def __init__(self, result: Recorded) -> None:
+        self._result = result
+        self._seconds, self._children, self._items = _measured(result)
+        total = result._ledger.scheduler.total
+        self._workers = None if total is None else total.capacity
+
+    def what_if(
+        self,
+        durations: Mapping[str, float] | None = None,
+        max_workers: int | None = None,
+        limits: Mapping[str, Limit | float | None] | None = None,
+        *,
+        slots: Mapping[str, int] | None = None,
+        strategy: Strategy | str | None = None,
+    ) -> Simulation:
+        """Run it on modelled time; see `RunResult.what_if`."""
+        result, plan, ledger = self._result, self._result.plan, self._result._ledger
+        seconds, children = dict(self._seconds), dict(self._children)
+        _change(result, durations, seconds, children)
+        allowed = _limits(ledger.scheduler.limits, limits)
+        ran = [name in seconds for name in plan.names]
+        replay = Replay(
+            ranking=_ranking(result, strategy),
+            places=[_place(result, unit) if ran[unit] else "" for unit in range(plan.unit_count)],
+            slots=_slots(result, self._workers, max_workers, slots),
+            needs=_needs(result, ran, allowed),
+            limits=allowed,
+            children=children,
+            given=[unit for unit, ran_on in ledger.ran_on.items() if ran_on == "given"],
+        )
+        modelled = simulate(
+            plan,
+            lambda name: seconds.get(name, 0.0),
+            self._workers if max_workers is None else max_workers,
+            Strategy.CRITICAL_PATH,
+            self._items,
+            replay,
+        )
+        return _of_those_that_ran(modelled, seconds, plan.index)
+
+
+def _needs(result: Recorded, ran: Sequence[bool], allowed: Mapping[str, Limit]) -> list[Needs]:
+    """Return what each unit used of the limits, as far as they are still there."""
+    found: list[Needs] = []
+    for unit, name in enumerate(result.plan.names):
+        used = result._ledger.scheduler.needs_of(unit) if ran[unit] else ()
+        found.append(tuple((of, tokens) for of, tokens in used if of in allowed))
+        if (problem := unmet(name, found[-1], allowed)) is not None:
             raise problem
-    total = ledger.scheduler.total
-    recorded = None if total is None else total.capacity
-    replay = Replay(
-        ranking=_ranking(result, strategy),
-        places=[_place(result, unit) if ran[unit] else "" for unit in range(plan.unit_count)],
-        slots=_slots(result, recorded, max_workers, slots),
-        needs=needs,
-        limits=allowed,
-        children=children,
-        given=[
-            unit for unit, name in enumerate(plan.names) if name not in seconds
-            and ledger.ran_on.get(unit) == "given"
-        ],
-    )  # fmt: skip
-    modelled = simulate(
-        plan,
-        lambda name: seconds.get(name, 0.0),
-        recorded if max_workers is None else max_workers,
-        Strategy.CRITICAL_PATH,
-        items,
-        replay,
-    )
-    return _of_those_that_ran(modelled, seconds, plan.index)
+    return found
 
 
 def _measured(result: Recorded) -> tuple[dict[str, float], dict[str, float], dict[str, int]]:
