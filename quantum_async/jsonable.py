@@ -82,15 +82,21 @@ def _name(kind: type) -> str:
 
 def packed_error(error: BaseException) -> dict[str, Any]:
     """Return an exception as type, message, notes and traceback text."""
-    notes = getattr(error, "__notes__", ())
     told = {
         "type": type(error).__name__,
         "module": type(error).__module__,
         "message": message_of(error),
-        "notes": [str(note) for note in notes] if isinstance(notes, list | tuple) else [],
+        "notes": _notes(error),
         "traceback": _traceback(error),
     }
     return {key: value for key, value in told.items() if value}
+
+
+def _notes(error: BaseException) -> list[str]:
+    try:
+        return [note for note in getattr(error, "__notes__", ()) if isinstance(note, str)]
+    except Exception:  # a property of the user's raised, or gave what cannot be iterated over
+        return []
 
 
 def _traceback(error: BaseException) -> str:

@@ -145,3 +145,24 @@ def test_units_of_nested_runs_are_part_of_it():
     assert result.explain("inside/y").startswith("inside/y completed\n")
     assert result.spans("inside/y")[0][0] >= result.spans("inside/x")[0][1]
     assert [run.run_id for run in result.nested("inside")] == ["r1/inside"]
+
+
+def test_more_threads_would_help_where_units_wait_for_them():
+    flow = QuantumPartitioner()
+    for number in range(200):
+        flow.add_unit(lambda ctx: asyncio.sleep(1), name=f"u{number}")
+    assert " slots for thread (" in line_of(VirtualClock().run(flow.run()), "what would help")
+
+
+def test_very_big_runs_are_not_simulated(monkeypatch):
+    monkeypatch.setattr("quantum_async.explain._MOST_MODELLED", 5)
+    assert "what would help" not in crowd(6, max_workers=2).explain()
+    assert "what would help" in crowd(5, max_workers=2).explain()
+
+
+def test_a_unit_that_ended_while_it_backed_off_says_so():
+    rows = {"a": canceled((0, 1), cause="somebody left", ended=3)}
+    text = made_run(alone("a"), rows, 3).explain("a")
+    assert text.splitlines()[0] == "a was canceled (somebody left)"
+    told = line_of(made_run(alone("a"), rows, 3), "time of all")
+    assert told == "time of all units: 1.00 s running, 2.00 s backing off"

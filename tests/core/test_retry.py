@@ -30,7 +30,7 @@ from tenacity import (
 )
 
 from quantum_async.core.errors import PlanError
-from quantum_async.core.retry import RetryPolicy, given_up_on
+from quantum_async.core.retry import RetryPolicy, given_up_on, why_again
 
 OOPS = ValueError("oops")
 
@@ -356,3 +356,19 @@ def test_one_policy_serves_many_units_and_remembers_nothing() -> None:
     policy = RetryPolicy(stop=stop_after_attempt(2), wait=wait_fixed(1))
     first = [policy.next_wait(attempt, error=OOPS) for attempt in (1, 2, 1, 2)]
     assert first == [1, None, 1, None]
+
+
+# --- why ------------------------------------------------------------------------------------------
+
+
+def test_why_an_attempt_is_made_good_is_told_whatever_the_users_methods_do():
+    class HostileError(Exception):
+        def __str__(self) -> str:
+            raise SystemExit
+
+        __repr__ = __str__
+
+    assert why_again(OOPS, None) == "ValueError: oops"
+    assert why_again(None, "x" * 999).startswith("turned down 'xxx")
+    assert why_again(HostileError(), None) == "HostileError"
+    assert why_again(None, HostileError()) == "HostileError"

@@ -247,6 +247,48 @@ def test_exceptions_that_cannot_be_told_are_told_by_name():
     assert str(error) == "(its __str__ raised)"
 
 
+def test_exceptions_whose_notes_and_traceback_cannot_be_told_are_told_without():
+    class SecretError(Exception):
+        @property
+        def __notes__(self):
+            raise OSError("no")
+
+    told = json.loads(json.dumps(packed_error(SecretError("what"))))
+    assert told["message"] == "what"
+
+
+def test_what_units_compute_and_who_was_left_out_comes_back():
+    flow = QuantumPartitioner(limits={"api": 2})
+    flow.add_unit(lambda ctx: 1, name="a", uses=lambda ctx: "api")
+    flow.add_unit(lambda ctx: 1, name="b", when=lambda ctx: False)
+    flow.add_unit(lambda ctx: 1, ["b"], name="c", trigger="all_done")
+
+    async def stream():
+        yield 1
+
+    flow.add_unit(stream, name="stream", args=[])
+    flow.map(lambda item: item, "stream", name="each")
+    result = VirtualClock().run(flow.run(overrides={}, targets=["a", "c", "each"]))
+    loaded = from_record(json.loads(json.dumps(as_record(result))), RunResult)
+    assert loaded.ok is result.ok is True
+    assert loaded.roots == result.roots == {"b": "b"}
+    assert loaded["each"] == [1]
+    assert loaded.plan.visualize() == result.plan.visualize()
+    assert loaded.what_if() == result.what_if()
+
+
+def test_units_that_the_run_was_not_about_stay_outside():
+    flow = QuantumPartitioner()
+    flow.add_unit(lambda ctx: 1, name="a")
+    flow.add_unit(lambda ctx: 1, name="b")
+    flow.add_unit(lambda ctx: 1, ["a"], name="c")
+    result = VirtualClock().run(flow.run(targets=["c"], overrides={"a": 5}))
+    loaded = from_record(as_record(result), RunResult)
+    assert loaded.states == result.states
+    assert set(loaded.states) == {"a", "c"}
+    assert loaded.units["a"].ran_on == "given"
+
+
 # -- files ----------------------------------------------------------------------------------------
 
 
@@ -257,6 +299,12 @@ def test_a_file_that_cannot_be_written_is_named(result, tmp_path):
         with pytest.raises(OSError, match=path.name):
             result.save_trace(path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/null"), reason="there are no device files")
+def test_a_device_is_written_to_and_not_replaced(result):
+    result.save("/dev/null")
+    assert not os.path.isfile("/dev/null")
 
 
 def test_a_save_that_fails_leaves_what_was_there(result, tmp_path, monkeypatch):
