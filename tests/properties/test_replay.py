@@ -57,7 +57,7 @@ def test_states_attempts_results_errors_and_order_come_out_of_the_events_alone()
 @pytest.mark.parametrize(
     ("lost", "told"),
     [
-        (events.UnitRetrying, ""),  # the next attempt says so too
+        (events.UnitRetrying, "back-offs of 'flaky'"),
         (events.UnitStarted, "attempts of"),
         (events.UnitCompleted, "state of 'flaky'"),
         (events.UnitSkipped, "state of 'skipped'|'skipped', of which no event tells"),

@@ -41,6 +41,7 @@ class Told:
     result: Any = NOTHING
     error: BaseException | None = None
     root: str | None = None
+    waits: list[float] = field(default_factory=list)  # of its back-offs
 
 
 @dataclass
@@ -75,6 +76,8 @@ class Story:
             unit.result, unit.error, unit.where = event.result, event.error, event.where
         elif isinstance(event, events.UnitFailed | events.UnitTimedOut | events.UnitRetrying):
             unit.error = event.error
+            if isinstance(event, events.UnitRetrying):
+                unit.waits.append(event.wait)
         elif isinstance(event, events.UnitSkipped):
             unit.root = event.root
         if isinstance(event, _ENDS):
@@ -104,6 +107,9 @@ def differences(result: RunResult, log: Iterable[events.Event]) -> list[str]:
             continue
         same(f"state of {name!r}", unit.state, record.state)
         same(f"attempts of {name!r}", unit.attempts, record.attempts)
+        number = result._located(name)[1]
+        backed_off = [wait for wait, _ in result._ledger.retries.get(number, ())]
+        same(f"back-offs of {name!r}", unit.waits, backed_off)
         same(f"blame for {name!r}", unit.root, result.roots.get(name))
         # What was cancelled may have an error of its clean-up, of which no event tells.
         if record.state is not UnitState.CANCELED and unit.error is not record.error:
