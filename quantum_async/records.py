@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from quantum_async.account import Recorded
 from quantum_async.core import graph
+from quantum_async.core.effects import Effect
 from quantum_async.core.errors import QuantumError
 from quantum_async.core.limits import Budget, Gauge, Limit
 from quantum_async.core.options import UnitOptions
@@ -68,6 +69,7 @@ def _run(result: Recorded, around: float) -> dict[str, Any]:
         "stop_cause": ledger.stop_cause,
         "environment": {key: packed(it) for key, it in ledger.environment.items()},
         "metrics": {str(key): packed(it) for key, it in ledger.metrics.items()},
+        "effects": [effect._asdict() for effect in ledger.effects],
         "max_workers": None if scheduler.total is None else scheduler.total.capacity,
         "lanes": [
             {
@@ -238,6 +240,8 @@ def _loaded(data: Mapping[str, Any], around: float, make: Make[R]) -> R:
     ledger.stop_cause = data["stop_cause"]
     ledger.environment = {key: unpacked(it) for key, it in data["environment"].items()}
     ledger.metrics.update({key: unpacked(it) for key, it in data["metrics"].items()})
+    for effect in data["effects"]:
+        ledger.effects.add(Effect(**effect))
     pauses: dict[int, list[float]] = {}
     for told in data["units"]:
         _load_unit(ledger, pauses, told)

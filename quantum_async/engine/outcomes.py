@@ -407,8 +407,7 @@ class Outcomes:
         return self._names[unit], self._ledger.attempts[unit]
 
     def _where_ran(self, unit: int) -> str:
-        ledger = self._ledger
-        return ledger.ran_on.get(unit) or ledger.where[self._scheduler.lanes[unit]]
+        return self._ledger.ran_on.get(unit) or self._ledger.where[self._scheduler.lanes[unit]]
 
     def _where(self, unit: int) -> str:
         name, attempt = self._who(unit)

@@ -158,7 +158,7 @@ async def test_a_run_that_goes_on_can_be_saved(tmp_path, virtual_clock):
         return begin(self)
 
     def flow_result():
-        return RunResult(engines[0].ledger, engines[0].pauses)
+        return RunResult(engines[0].ledger, engines[0].timers.pauses)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Engine, "_begin", kept)
@@ -275,6 +275,19 @@ def test_what_units_compute_and_who_was_left_out_comes_back():
     assert loaded["each"] == [1]
     assert loaded.plan.visualize() == result.plan.visualize()
     assert loaded.what_if() == result.what_if()
+
+
+async def test_effects_come_back():
+    flow = QuantumPartitioner()
+
+    @flow.unit
+    async def mails(ctx):
+        await ctx.perform("mail", asyncio.sleep, 0, "sent")
+
+    result = await flow.run()
+    loaded = from_record(json.loads(json.dumps(as_record(result))), RunResult)
+    assert len(result.effects) == 1
+    assert loaded.effects == result.effects
 
 
 def test_units_that_the_run_was_not_about_stay_outside():
