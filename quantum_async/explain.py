@@ -223,7 +223,7 @@ def explain_unit(result: Explainable, record: UnitRecord) -> str:
             f"depends on {_chain([r.name for r in above], ', ')}; {last.name} was the last to end"
         )
     seconds = spent(slices_of(result, record.name))
-    if seconds[DEPENDENCIES] > 0:
+    if above and seconds[DEPENDENCIES] > 0:
         lines.append(f"waited {_seconds(seconds[DEPENDENCIES])} for what it depends on")
     if record.waited is not None:
         held_by = "a slot" if record.held_by is None else f"the limit {record.held_by!r}"
