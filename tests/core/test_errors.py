@@ -27,6 +27,7 @@ from quantum_async.core.errors import (
     UnitTimeoutError,
     UnknownDependencyError,
     UnpicklableUnitError,
+    ViewError,
     WorkerCrashedError,
     did_you_mean,
 )
@@ -48,6 +49,7 @@ ALL: list[Exception] = [
     DependencyError("what happened"),
     RemoteError("pkg.Odd", "bad", "Traceback …"),
     UndeclaredDependencyError("what happened"),
+    ViewError("Order", ["'price': 'a lot' is no float"]),
     InternalError("what happened"),
 ]
 
@@ -59,6 +61,7 @@ CARRIED = {
     UnitTimeoutError: ("unit", "attempt", "limit", "which"),
     WorkerCrashedError: ("unit", "how"),
     Backpressure: ("resource", "seconds"),
+    ViewError: ("schema", "problems"),
     RemoteError: ("type_name", "remote_message", "traceback"),
 }
 
@@ -83,6 +86,7 @@ CARRIED = {
         (DependencyError, (QuantumError, KeyError)),
         (RemoteError, (QuantumError,)),
         (UndeclaredDependencyError, (QuantumError, KeyError)),
+        (ViewError, (QuantumError, ValueError)),
         (InternalError, (QuantumError,)),
     ],
 )
