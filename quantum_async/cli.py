@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 import click
 
 from quantum_async.blocking import run_blocking
+from quantum_async.comparison import compare
 from quantum_async.core.errors import (
     ExecutionError,
     PlanError,
@@ -31,6 +32,7 @@ from quantum_async.core.errors import (
 )
 from quantum_async.core.layout import shorten, visible
 from quantum_async.core.states import ExecutionMode, FailurePolicy, Strategy, UnitState
+from quantum_async.jsonable import packed
 from quantum_async.report import run_state, short_repr
 from quantum_async.result import RunResult
 from quantum_async.targets import TargetError, find_flow, numbers, read_input
@@ -88,10 +90,8 @@ def _say_json(answer: object) -> None:
 
 def in_json(value: object) -> Any:
     """Return a value as JSON has it, or its type and short repr where JSON has no such thing."""
-    try:
-        return json.loads(json.dumps(value, allow_nan=False))
-    except (TypeError, ValueError, RecursionError):
-        return {"type": type(value).__qualname__, "repr": short_repr(value)}
+    told = packed(value)
+    return told.get("value", told)
 
 
 def _writable(context: click.Context, option: click.Parameter, value: Path | None) -> Path | None:
@@ -235,7 +235,7 @@ def run(
 
 def _result_of(
     flow: Any, context: Any, options: dict[str, Any]
-) -> tuple[Any, BaseException | None]:
+) -> tuple[RunResult, BaseException | None]:
     """Run, and return the result with what the run raised."""
     before = flow.last_result
     try:
@@ -305,12 +305,6 @@ def _tell(result: RunResult) -> None:
 # -- what was -------------------------------------------------------------------------------------
 
 
-def _loaded(file: Path) -> Any:
-    """Return the run that was saved in a file."""
-    kind: Any = RunResult
-    return kind.load(file)
-
-
 @command_line.command()
 @click.argument("file", type=_file_argument)
 @click.argument("unit", required=False)
@@ -321,7 +315,7 @@ def explain(file: Path, unit: str | None, as_json: bool) -> None:
     FILE is what `run --save` wrote. With UNIT: what became of that one.
     """
     with _failures_told():
-        result = _loaded(file)
+        result = RunResult.load(file)
         if unit is not None and unit not in result.units:
             raise TargetError(f"no unit {unit!r} in this run{did_you_mean(unit, result.units)}")
         said = result.explain(unit)
@@ -342,9 +336,8 @@ def diff(before: Path, after: Path, as_json: bool) -> None:
 
     That is, which unit and which wait made AFTER slower than BEFORE.
     """
-    compare = importlib.import_module("quantum_async.comparison").compare
     with _failures_told():
-        comparison = compare(_loaded(before), _loaded(after))
+        comparison = compare(RunResult.load(before), RunResult.load(after))
     if as_json:
         _say_json(comparison.as_dict())
     else:
@@ -373,7 +366,7 @@ def what_if(
     Units that are not named take as long as they did.
     """
     with _failures_told(of_plan=WRONG_CALL):
-        result = _loaded(file)
+        result = RunResult.load(file)
         modelled = result.what_if(
             durations=numbers(durations, "--duration"),
             max_workers=workers,
@@ -396,7 +389,7 @@ def report(file: Path, output: Path | None, as_json: bool) -> None:
     """Write the report of a saved run."""
     output = output or file.with_suffix(".html")
     with _failures_told():
-        _loaded(file).save_html(output)
+        RunResult.load(file).save_html(output)
     if as_json:
         _say_json({"ok": True, "output": str(output)})
     else:

@@ -164,6 +164,7 @@ def _unit(run: Run, name: str, record: UnitRecord, offset: float) -> dict[str, A
         "ran_on": record.ran_on,
         "attempts": record.attempts,
         "waited": None if record.waited is None else _rounded(record.waited),
+        "held_by": None if record.held_by is None else visible(record.held_by),
         "spans": [(start, max(start, end)) for start, end in spans],
         "above": [plan.names[unit] for unit in above],
         "cause": None if record.cause is None else visible(record.cause),

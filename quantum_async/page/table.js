@@ -133,7 +133,7 @@ function facts(unit) {
     ["Why", unit.cause],
     ["Ran on", unit.ran_on && unit.ran_on + (unit.pid ? `, process ${unit.pid}` : "")],
     ["Started", unit.start === null ? null : `${seconds(unit.start)} after the run began`],
-    ["Waited", unit.waited > 0 ? seconds(unit.waited) : null],
+    ["Waited", unit.waited > 0 ? seconds(unit.waited) + (unit.held_by ? ` for ${unit.held_by}` : "") : null],
     ["Took", unit.duration === null ? null : seconds(unit.duration) + share],
     ["Processor", unit.cpu === undefined ? null : seconds(unit.cpu)],
     ["Peak memory", unit.memory ? `${(unit.memory / 2 ** 20).toFixed(0)} MiB` : null],

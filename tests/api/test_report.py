@@ -173,6 +173,24 @@ async def test_units_that_are_no_part_of_a_run_are_drawn_pale(flow):
     assert data["units"][drawn["weak"]]["name"] == "weak"
 
 
+async def test_a_wait_for_a_limit_names_it():
+    flow: QuantumPartitioner[Any, Any] = QuantumPartitioner(limits={"api": 1})
+    for name in ("first", "second"):
+
+        @flow.unit(name=name, uses="api")
+        async def call():
+            await asyncio.sleep(0)
+
+    units = page_data(await flow.run())["units"]
+    assert [unit.get("held_by") for unit in units] == [None, "api"]
+
+
+async def test_a_run_that_was_saved_has_the_same_page(flow, tmp_path: Path):
+    result = await flow.run()
+    result.save(tmp_path / "run.json")
+    assert page_data(RunResult.load(tmp_path / "run.json")) == page_data(result)
+
+
 class Hostile:
     def __repr__(self) -> str:
         raise RuntimeError("no")
