@@ -14,12 +14,10 @@ from pathlib import Path
 import anyio
 import pytest
 from anyio import to_process
-from tenacity import stop_after_attempt, wait_none
 
 from quantum_async import (
     PlanError,
     QuantumPartitioner,
-    RetryPolicy,
     UnitState,
     WorkerCrashedError,
 )
@@ -219,8 +217,7 @@ async def test_an_attempt_that_did_not_come_back_has_not_the_cost_of_the_one_bef
         ends.append(event)
 
     observer.event_types = (UnitFailed,)
-    at_once = RetryPolicy(stop=stop_after_attempt(2), wait=wait_none())
-    flow.add_unit(fails_then_dies, name="unit", retry=at_once)
+    flow.add_unit(fails_then_dies, name="unit", retries=1)
     result = await flow.run({}, failure_policy="collect", observers=[observer])
     assert result.units["unit"].usage is None
     assert [event.usage for event in ends] == [None]
