@@ -33,6 +33,7 @@ from quantum_async.engine.attempt import Limit, settled, traceback_of, users_par
 from quantum_async.engine.executors.base import Job
 from quantum_async.engine.ledger import NOTHING
 from quantum_async.engine.loops import in_thread
+from quantum_async.engine.placement import IN_WORDS
 from quantum_async.engine.setup import Setup
 from quantum_async.engine.timers import Timers
 
@@ -411,7 +412,7 @@ class Outcomes:
 
     def _where(self, unit: int) -> str:
         name, attempt = self._who(unit)
-        return f"in unit {name!r}, attempt {attempt}, {_PLACES[self._where_ran(unit)]}"
+        return f"in unit {name!r}, attempt {attempt}, {IN_WORDS[self._where_ran(unit)]}"
 
     def _timeout_error(self, unit: int, limit: Limit) -> UnitTimeoutError:
         name, attempt = self._who(unit)
@@ -434,17 +435,3 @@ def _cut(error: BaseException) -> BaseException:
     """Cut an exception's traceback to the user's own part, frozen exceptions' too."""
     # Not by the exception's own method, which may be the user's.
     return BaseException.with_traceback(error, users_part(traceback_of(error)))
-
-
-_PLACES = {
-    "loop": "on the event loop",
-    "thread": "in a thread",
-    "process": "in a worker process",
-    "custom": "in the custom executor",
-    "interpreter": "in a sub-interpreter",
-    "inline": "inline",
-    "cache": "out of the cache",
-    "map": "as a map",
-    "run": "as a run",
-    "race": "as a race",
-}

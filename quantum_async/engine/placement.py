@@ -142,3 +142,18 @@ class Slots:
             counted = self._count().items()
             self._places = {place: Gauge(most) for place, most in counted if most is not None}
         return self._places
+
+
+# Where a unit ran, in words, for what is said of its errors.
+IN_WORDS = {
+    "loop": "on the event loop",
+    "thread": "in a thread",
+    "process": "in a worker process",
+    "custom": "in the custom executor",
+    "interpreter": "in a sub-interpreter",
+    "inline": "inline",
+    "cache": "out of the cache",
+    "map": "as a map",
+    "run": "as a run",
+    "race": "as a race",
+}
