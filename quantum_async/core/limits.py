@@ -264,17 +264,18 @@ class Budget:
         Args:
             who: Who asks. It is remembered until it takes, or is forgotten.
             needs: What it needs.
-            again: Whether it took that before and gave it back meanwhile: a rate has counted it.
+            again: Whether it took that before and gave it back meanwhile. A rate has counted it, and
+                what has begun goes before the claims of what has not.
         """
         now = self.clock()
         wait = 0.0
         for name, tokens in needs:
             limit = self._tokens[name]
-            claimed = limit.claimed_by not in (None, who)
+            claimed = limit.claimed_by not in (None, who) and not again
             longer = math.inf if claimed else limit.wait(tokens, now, again=again)
             if longer > wait:
                 wait, self.scarcest = longer, name
-        if wait > 0:
+        if wait > 0 and not again:
             self._refuse(who, needs, now)
         return wait
 
@@ -304,7 +305,8 @@ class Budget:
         now = self.clock()
         for name, tokens in needs:
             self._tokens[name].take(tokens, now, again=again)
-        self.forget(who, needs)
+        if not again:
+            self.forget(who, needs)
 
     def stamp(self, needs: Needs) -> None:
         """What was taken last counts from now on: the unit has begun only now."""

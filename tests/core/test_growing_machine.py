@@ -123,7 +123,9 @@ class GrowingMachine(RuleBasedStateMachine):
         place = [other for other in held if self.place(other) == self.place(lane)]
         slots = self.slots[self.place(lane)]
         return (slots is None or len(place) < slots) and all(
-            self.left_of(name) >= tokens for name, tokens in self.needs[lane]
+            self.left_of(name) >= tokens
+            for name, tokens in self.needs[lane]
+            if name != "api" or unit not in self.wanting  # the rate has counted who goes on
         )
 
     def place(self, lane):
@@ -145,6 +147,8 @@ class GrowingMachine(RuleBasedStateMachine):
 
     def nobody_claims(self, unit):
         """Whether nobody has waited so long for what a unit needs that it is kept for them."""
+        if unit in self.wanting:
+            return True  # it goes before them
         needs = self.needs[self.scheduler.lanes[unit]]
         return all(self.budget._tokens[name].claimed_by is None for name, _ in needs)
 
@@ -184,13 +188,11 @@ class GrowingMachine(RuleBasedStateMachine):
         assert unit in may
         if any(other in self.wanting and self.nobody_claims(other) for other in may):
             assert unit in self.wanting
+        if unit not in self.wanting:
+            needs = self.needs[self.scheduler.lanes[unit]]
+            self.taken += [(self.now, tokens) for name, tokens in needs if name == "api"]
         self.wanting.discard(unit)
         self.suspended.discard(unit)
-        self.taken += [
-            (self.now, tokens)
-            for name, tokens in self.needs[self.scheduler.lanes[unit]]
-            if name == "api"
-        ]
         return unit
 
     @rule(seconds=st.integers(1, 3))
