@@ -264,8 +264,8 @@ class Budget:
         Args:
             who: Who asks. It is remembered until it takes, or is forgotten.
             needs: What it needs.
-            again: Whether it took that before and gave it back meanwhile. A rate has counted it, and
-                what has begun goes before the claims of what has not.
+            again: Whether it took that before and gave it back meanwhile. A rate has counted it,
+                and what has begun goes before the claims of what has not.
         """
         now = self.clock()
         wait = 0.0
