@@ -154,7 +154,7 @@ async def test_a_big_request_is_not_starved(virtual_clock):
 
 async def test_a_thread_that_cannot_be_stopped_keeps_its_tokens():
     flow, release, seen = flow_with(gpu=1), threading.Event(), []
-    flow.add_unit(lambda ctx: release.wait(10), name="late", uses="gpu", timeout=0.01, priority=1)
+    flow.add_unit(lambda ctx: release.wait(10), name="late", uses="gpu", timeout=0.2, priority=1)
 
     @flow.unit(uses="gpu")
     async def other():
