@@ -12,11 +12,15 @@ import tenacity
 from quantum_async import ExecutionError, QuantumPartitioner, RetryPolicy
 from quantum_async.core.scheduler import Scheduler
 from tests.support.blocking import run_watched
+from tests.support.measured import is_measured
 
 LIMIT = 0.05  # seconds
 TRIES = 3  # the first try may meet what is done once, and a page fault takes its time
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(is_measured(), reason="measured, everything takes several times as long"),
+]
 
 
 async def noop(ctx):
