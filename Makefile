@@ -36,7 +36,7 @@ help: ## List the targets
 		while IFS='|' read -r target says; do printf '  make %-10s %s\n' "$$target" "$$says"; done
 
 run: $(package) ## Build a search index over the standard library, or the folder DIR=…
-	@$(python) -m examples.search_index $(if $(DIR),"$(DIR:~/%=$(HOME)/%)")
+	@$(python) -m examples.search_index --out out $(if $(DIR),"$(DIR:~/%=$(HOME)/%)")
 
 test: $(test) ## Run all the tests; ARGS=… for pytest
 	@$(if $(COVERAGE),$(python) -m coverage erase)

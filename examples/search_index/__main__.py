@@ -1,4 +1,4 @@
-"""`python -m examples.search_index [DIR] [--db FILE]`: build, ask three things, say how it went."""
+"""`python -m examples.search_index [DIR]`: build an index, ask it three things, say how it went."""
 
 import argparse
 import asyncio
@@ -17,6 +17,7 @@ from examples.search_index.progress import Progress
 from examples.search_index.store import ForeignFileError, check_replaceable
 from quantum_async import ExecutionError
 
+PAGE, TRACE = "report.html", "trace.json"
 REFUSED, FAILED, INTERRUPTED = 2, 1, 130  # exit codes, as argparse and the shell have them
 
 
@@ -33,14 +34,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_folder(root)
         if wanted.db:
             check_replaceable(wanted.db)
-    except (NoDocumentsError, ForeignFileError) as error:
+        if wanted.out:
+            os.makedirs(wanted.out, exist_ok=True)
+    except (NoDocumentsError, ForeignFileError, OSError) as error:
         return _complain(str(error), REFUSED)
     try:
         with _database(wanted.db) as database:
             if wanted.hostile:
-                print(asyncio.run(hostile_index(database)))
+                print(asyncio.run(hostile_index(database, wanted.out)))
             else:
-                print(asyncio.run(index(root, database)))
+                print(asyncio.run(index(root, database, wanted.out)))
     except ExecutionError as error:
         failed = [
             f"{unit} failed: {type(why).__name__}: {why}" for unit, why in error.errors.items()
@@ -48,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain("\n".join(failed), FAILED)
     except KeyboardInterrupt:
         return _complain("Interrupted.", INTERRUPTED)
+    if wanted.out:
+        page, trace = (printable(os.path.join(wanted.out, name)) for name in (PAGE, TRACE))
+        print(f"\nThe report of the run is {page}; its trace, for ui.perfetto.dev, {trace}.")
     if wanted.db:
         print(f"\nThe index is in {printable(wanted.db)}.")
     else:
@@ -55,19 +61,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-async def hostile_index(database: str) -> str:
+async def hostile_index(database: str, out: str | None = None) -> str:
     """Run the graph over a folder of which two files make their parser hang and crash."""
     with tempfile.TemporaryDirectory(prefix="search_index.") as folder:
         hostile.write_folder(folder)
-        return await index(folder, database, parser=hostile.parse, limit=1.0)
+        return await index(folder, database, out, parser=hostile.parse, limit=1.0)
 
 
-async def index(root: str, database: str, **options: Any) -> str:
+async def index(root: str, database: str, out: str | None = None, **options: Any) -> str:
     """Run the graph, with progress on standard error, and return the text to print.
 
     Args:
         root: The folder to index.
         database: The file to write.
+        out: The folder for the run's report and trace; None for neither.
         options: What else `pipeline.build` takes.
     """
     progress, stopwatch = Progress(), pipeline.Stopwatch()
@@ -76,6 +83,9 @@ async def index(root: str, database: str, **options: Any) -> str:
         result = await flow.run(observers=[pipeline.watch(progress), stopwatch])
     finally:
         progress.close()
+    if out:
+        result.save_html(os.path.join(out, PAGE))
+        result.save_trace(os.path.join(out, TRACE))
     run = report.figures(
         result.units.values(),
         result.critical_path,
@@ -99,6 +109,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--db", metavar="FILE", help="keep the index there; an index that is there is replaced"
+    )
+    parser.add_argument(
+        "--out", metavar="FOLDER", help=f"write the run's report ({PAGE}) and trace ({TRACE}) there"
     )
     parser.add_argument(
         "--hostile",

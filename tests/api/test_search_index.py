@@ -741,7 +741,9 @@ def test_the_command_reports_and_keeps_the_index(folder: Path, tmp_path: Path) -
     (folder / "bad.py").write_bytes(b'x = "\xff"')
     (folder / "odd.py").write_text('x = "\\d"\nx is 1\n')
     database = tmp_path / "index.db"
-    done = job(str(folder), "--db", str(database), PYTHONWARNINGS="always", LC_ALL="C")
+    out = tmp_path / "out"
+    options = ["--db", str(database), "--out", str(out)]
+    done = job(str(folder), *options, PYTHONWARNINGS="always", LC_ALL="C")
     assert done.returncode == 0, done.stderr
     for expected in (
         "on the loop",
@@ -754,12 +756,14 @@ def test_the_command_reports_and_keeps_the_index(folder: Path, tmp_path: Path) -
         "3 documents of",
         "1 broken and left out:\n  bad.py: ",
         *(f'"{query}"' for query in pipeline.QUERIES),
+        f"The report of the run is {out / 'report.html'}; its trace, for ui.perfetto.dev, ",
         f"The index is in {database}.",
     ):
         assert expected in done.stdout
     assert "<unknown>" not in done.stderr  # what the parser calls a file that it warns of
     assert store.search(str(database), "windmill")
-    assert sorted(os.listdir(tmp_path)) == ["index.db", "source"]
+    assert sorted(os.listdir(tmp_path)) == ["index.db", "out", "source"]
+    assert sorted(os.listdir(out)) == ["report.html", "trace.json"]
 
 
 @pytest.mark.slow
@@ -801,7 +805,7 @@ def test_a_job_that_fails_says_so_and_leaves_nothing(
 def test_an_interrupt_is_no_traceback(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async def interrupted(root: str, database: str) -> str:
+    async def interrupted(root: str, database: str, out: str | None) -> str:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(command, "index", interrupted)
