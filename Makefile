@@ -49,8 +49,8 @@ coverage: $(test) ## Run all the tests, and see to it that they take the branche
 gates: $(test) ## The second half of that, after make test COVERAGE=1
 	@if ls .coverage.* >/dev/null 2>&1; then $(python) -m coverage combine --append --quiet; fi
 	@failed=0; \
-	$(call gate,core/,100) || failed=1; \
-	$(call gate,engine/,100) || failed=1; \
+	$(call gate,core/,99) || failed=1; \
+	$(call gate,engine/,99) || failed=1; \
 	$(call gate,,95) || failed=1; \
 	exit $$failed
 
