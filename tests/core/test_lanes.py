@@ -531,3 +531,48 @@ def test_units_in_a_phase_come_in_order():
     assert scheduler.in_phase(RUNNING) == [0, 1, 2]
     assert scheduler.in_phase(READY) == [3]
     assert scheduler.in_phase(SKIPPED) == []
+
+
+def test_who_goes_on_pays_its_rate_only_once():
+    now = [0.0]
+    needs = (("api", 1),)
+    budget = Budget({"api": Limit(rate=1, per=60)}, lambda: now[0])
+    scheduler = flat(2, needs=[needs], budget=budget)
+    assert scheduler.next_start() == 0
+    scheduler.suspend(0)
+    now[0] = 30.0
+    scheduler.resume(0)
+    assert scheduler.next_start() == 0
+    scheduler.complete(0)
+    assert scheduler.next_start() == NOBODY
+    now[0] = 60.0
+    assert scheduler.next_start() == 1
+
+
+def test_a_follower_pays_its_rate():
+    now = [0.0]
+    budget = Budget({"api": Limit(rate=2, per=60)}, lambda: now[0])
+    scheduler = flat(3, needs=[API], budget=budget)
+    assert scheduler.next_start() == 0
+    scheduler.follow(0, scheduler.reserve(0))
+    scheduler.complete(0)
+    assert scheduler.next_start() == 1
+    assert scheduler.next_start() == NOBODY
+    now[0] = 60.0
+    assert scheduler.next_start() == 2
+
+
+def test_it_is_known_which_limit_holds_a_lane_and_that_a_slot_does():
+    now = [0.0]
+    budget = Budget({"api": Limit(rate=1, per=60)}, lambda: now[0])
+    plan = Plan([[], [], [], [], []])
+    scheduler = plan.in_order(lanes=[0, 0, 0, 1, 1], slots=(1, 1), needs=[API, ()], budget=budget)
+    assert [scheduler.next_start() for _ in range(3)] == [0, 3, NOBODY]
+    assert scheduler.held_by == {}
+    scheduler.complete(0)
+    assert scheduler.next_start() == NOBODY
+    assert scheduler.held_by == {0: "api"}  # and a slot the other lane
+    now[0] = 60.0
+    assert scheduler.next_start() == 1
+    assert scheduler.next_start() == NOBODY
+    assert scheduler.held_by == {}
