@@ -17,6 +17,7 @@ from quantum_async.account import (
     spent,
 )
 from quantum_async.core.differences import PlanDiff
+from quantum_async.wording import seconds
 
 _KINDS = (RUNNING, SLOT, LIMIT, BACK_OFF)
 _WORDS = {
@@ -96,11 +97,11 @@ class Comparison:
         return [printable(line) for line in told]
 
     def _verdict(self) -> str:
-        took = f"{_seconds(self.before)} → {_seconds(self.after)}"
+        took = f"{seconds(self.before)} → {seconds(self.after)}"
         if abs(self.seconds) < max(_NOISE, _LEAST * max(self.before, self.after)):
             return f"as fast as before: {took}"
         how = "slower" if self.seconds > 0 else "faster"
-        return f"{_seconds(abs(self.seconds))} {how}: {took}"
+        return f"{seconds(abs(self.seconds))} {how}: {took}"
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as data that JSON can hold."""
@@ -180,10 +181,6 @@ def _told(change: Change) -> str:
     how = "longer" if change.seconds > 0 else "less"
     path = ", on the critical path" if change.critical else ""
     return (
-        f"{change.unit}: {_seconds(abs(change.seconds))} {how} {_WORDS[change.kind]}{path}: "
-        f"{_seconds(change.before)} → {_seconds(change.after)}"
+        f"{change.unit}: {seconds(abs(change.seconds))} {how} {_WORDS[change.kind]}{path}: "
+        f"{seconds(change.before)} → {seconds(change.after)}"
     )
-
-
-def _seconds(value: float) -> str:
-    return f"{value:.2f} s" if value >= 1 else f"{value * 1000:.1f} ms"

@@ -26,6 +26,7 @@ from quantum_async.core.record import UnitRecord
 from quantum_async.core.simulate import Simulation
 from quantum_async.core.states import UnitState
 from quantum_async.whatif import Model, place_slots
+from quantum_async.wording import counted, seconds
 
 _MOST = 5  # units that are named one by one
 _A_WAIT = 0.02  # seconds; less is the loop's own business
@@ -51,8 +52,8 @@ def explain_run(result: Explainable) -> str:
     records = list(result.units.values())
     counts = Counter(record.state.value for record in records)
     lines = [
-        f"run {result.run_id}: {_counted(len(records), 'unit')} in "
-        f"{_seconds(result.duration)} – "
+        f"run {result.run_id}: {counted(len(records), 'unit')} in "
+        f"{seconds(result.duration)} – "
         + (", ".join(f"{count} {state}" for state, count in counts.items()) or "nothing to do")
     ]
     lines += _failures(records)
@@ -61,7 +62,7 @@ def explain_run(result: Explainable) -> str:
         busy = sum(record.duration or 0.0 for record in path)
         lines.append(
             f"critical path, {busy / result.duration:.0%} of the time: "
-            + _chain([f"{r.name} ({_seconds(r.duration or 0.0)})" for r in path])
+            + _chain([f"{r.name} ({seconds(r.duration or 0.0)})" for r in path])
         )
     if result.duration > 0:
         lines += _time(result)
@@ -94,19 +95,19 @@ def _failures(records: list[UnitRecord]) -> list[str]:
 
 def _time(result: Recorded) -> Iterator[str]:
     """Say what all units together did with their time, and how many ran at once."""
-    seconds: Counter[str] = Counter()
+    times: Counter[str] = Counter()
     spans = []
     for name in every_unit(result):
         if result.units[name].ran_on in OPENED:
             continue  # its time is that of others
         parts = slices_of(result, name)
-        seconds.update(spent(parts))
+        times.update(spent(parts))
         spans += [(part.start, part.end) for part in parts if part.kind == RUNNING]
-    whole = sum(seconds.values())
+    whole = sum(times.values())
     told = [
-        f"{_seconds(seconds[kind])} {words}"
+        f"{seconds(times[kind])} {words}"
         for kind, words in _IN_WORDS.items()
-        if seconds[kind] > _A_SHARE * whole
+        if times[kind] > _A_SHARE * whole
     ]
     if told:
         yield f"time of all units: {', '.join(told)}"
@@ -133,10 +134,10 @@ def _waits(result: Recorded, records: list[UnitRecord]) -> Iterator[str]:
     for_slots = [r for r in waited if r.held_by is None][:_MOST]
     for_limits = [r for r in waited if r.held_by is not None][:_MOST]
     if for_slots:
-        told = ", ".join(f"{r.name} ({_seconds(r.waited or 0.0)})" for r in for_slots)
+        told = ", ".join(f"{r.name} ({seconds(r.waited or 0.0)})" for r in for_slots)
         yield f"waited longest for a slot: {told}"
     if for_limits:
-        told = ", ".join(f"{r.name} ({r.held_by!r}, {_seconds(r.waited or 0)})" for r in for_limits)
+        told = ", ".join(f"{r.name} ({r.held_by!r}, {seconds(r.waited or 0)})" for r in for_limits)
         yield f"waited longest for a limit: {told}"
 
 
@@ -153,12 +154,12 @@ def _advice(result: Recorded) -> list[str]:
     for words, modelled in _changes(result, model):
         saved = before - modelled.makespan
         if saved > max(0.02 * before, 0.001):
-            found.append((saved, f"{words} ({_seconds(modelled.makespan)})"))
+            found.append((saved, f"{words} ({seconds(modelled.makespan)})"))
     found.sort(key=lambda one: one[0], reverse=True)
     if not found:
         return []
     told = "; or ".join(words for _, words in found[:2])
-    return [f"what would help most, where the model gives {_seconds(before)}: {told}"]
+    return [f"what would help most, where the model gives {seconds(before)}: {told}"]
 
 
 def _changes(result: Recorded, model: Model) -> Iterator[tuple[str, Simulation]]:
@@ -222,15 +223,15 @@ def explain_unit(result: Explainable, record: UnitRecord) -> str:
         lines.append(
             f"depends on {_chain([r.name for r in above], ', ')}; {last.name} was the last to end"
         )
-    seconds = spent(slices_of(result, record.name))
-    if above and seconds[DEPENDENCIES] > 0:
-        lines.append(f"waited {_seconds(seconds[DEPENDENCIES])} for what it depends on")
+    times = spent(slices_of(result, record.name))
+    if above and times[DEPENDENCIES] > 0:
+        lines.append(f"waited {seconds(times[DEPENDENCIES])} for what it depends on")
     if record.waited is not None:
         held_by = "a slot" if record.held_by is None else f"the limit {record.held_by!r}"
-        lines.append(f"waited {_seconds(record.waited)} for {held_by}")
+        lines.append(f"waited {seconds(record.waited)} for {held_by}")
     if record.duration is not None:
         tries = f" in {record.attempts} attempts" if record.attempts > 1 else ""
-        lines.append(f"took {_seconds(record.duration)}{tries}, {record.ran_on}")
+        lines.append(f"took {seconds(record.duration)}{tries}, {record.ran_on}")
     lines += _attempts(result, record)
     if record.name in result.critical_path and len(result.units) > 1:
         lines.append("it is on the critical path")
@@ -245,9 +246,9 @@ def _attempts(result: Recorded, record: UnitRecord) -> Iterator[str]:
         if part.kind != RUNNING or record.attempts < 2:
             continue
         attempt += 1
-        told = f"attempt {attempt} ran {_seconds(part.duration)}"
+        told = f"attempt {attempt} ran {seconds(part.duration)}"
         if then is not None and then.kind == BACK_OFF:
-            told += f": {then.note or 'no result'}; backed off {_seconds(then.duration)}"
+            told += f": {then.note or 'no result'}; backed off {seconds(then.duration)}"
         yield told
 
 
@@ -268,15 +269,7 @@ def _how(record: UnitRecord) -> str:
     return said + (f" ({record.cause})" if record.cause else "")
 
 
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
 def _chain(names: list[str], joint: str = " → ") -> str:
     if len(names) > 2 * _MOST:
         names = [*names[:_MOST], f"… {len(names) - 2 * _MOST} more …", *names[-_MOST:]]
     return joint.join(names)
-
-
-def _seconds(value: float) -> str:
-    return f"{value:.2f} s" if value >= 1 else f"{value * 1000:.1f} ms"
