@@ -370,7 +370,7 @@ class Definition(Generic[T, R]):
             )
             # What each run will ask of it, so that none has to find it out.
             plan.ranking(self.strategy)
-            _ = plan.wired, plan.in_degrees
+            _ = plan.wired, plan.in_degrees, plan.are_plain, plan.special
             plan.sendable.update(plan.index[unit.id] for unit in for_workers)
             place_units(plan, mode, self.strategy)
             self._plan = plan

@@ -2,14 +2,16 @@
 
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import suppress
 from typing import Any
 
 import pytest
 from hypothesis import settings
 
+from quantum_async.core import express as core_express
 from quantum_async.core.scheduler import Scheduler
+from quantum_async.engine import express as engine_express
 from quantum_async.testing.leaks import Resources
 from tests.support import measured, replay
 
@@ -48,6 +50,14 @@ def _scheduler_is_checked() -> None:
             return done
 
         setattr(Scheduler, name, checked)
+
+    def checked_express(scheduler: Scheduler, going: Container[int]) -> Iterator[int]:
+        for unit in core_express.express(scheduler, going):
+            if len(scheduler.phase) <= 40:
+                scheduler.check_invariants()
+            yield unit
+
+    engine_express.express = checked_express
 
 
 @pytest.fixture

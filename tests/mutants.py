@@ -21,7 +21,7 @@ EXPLAINED = {
     ("_best_lane", "if heap and heap[0] <= rank:"): "equal ranks are the same rank",
     (
         "_best_lane",
-        "if (rank, lane) <= (best, best_lane) and self._has_room(lane):",
+        "if (rank, lane) <= (best, best_lane) and self.has_room(lane):",
     ): "each lane is looked at once, so no pair comes twice",
     (
         "_best_lane",

@@ -182,7 +182,7 @@ class Lanes:
             if (
                 self._limited
                 and not self._many_lanes
-                and not ((batch or heap) and self._has_room(0))
+                and not ((batch or heap) and self.has_room(0))
             ):
                 return NOBODY
             if batch and not (heap and heap[0] < batch[-1]):
@@ -197,7 +197,7 @@ class Lanes:
                     continue
             phase[unit] = RUNNING
             if self._limited:
-                self._take(lane)
+                self.take_slot(lane)
             else:
                 self.used += 1
                 self.lane_used[lane] += 1
@@ -217,7 +217,7 @@ class Lanes:
             rank = batch[-1] if batch else NO_LIMIT
             if heap and heap[0] < rank:
                 rank = heap[0]
-            if (rank, lane) < (best, best_lane) and self._has_room(lane):
+            if (rank, lane) < (best, best_lane) and self.has_room(lane):
                 best_lane, best = lane, rank
         self._busy.difference_update(idle)
         return best_lane
@@ -317,15 +317,15 @@ class Lanes:
 
     def _starts(self, unit: int, *, again: bool = False) -> bool:
         lane = self.lanes[unit]
-        if not self._has_room(lane, again=again):
+        if not self.has_room(lane, again=again):
             return False
         self.phase[unit] = RUNNING
-        self._take(lane, again=again)
+        self.take_slot(lane, again=again)
         return True
 
     # -- room -------------------------------------------------------------------------------
 
-    def _has_room(self, lane: int, *, again: bool = False) -> bool:
+    def has_room(self, lane: int, *, again: bool = False) -> bool:
         """Whether a unit of a lane may start, or go on, as far as gauges and limits go."""
         for gauge in self.gauges[lane]:
             if gauge.used >= gauge.capacity:
@@ -342,7 +342,8 @@ class Lanes:
                 return False
         return True
 
-    def _take(self, lane: int, *, again: bool = False) -> None:
+    def take_slot(self, lane: int, *, again: bool = False) -> None:
+        """Take a slot, and what is used beside it."""
         self.used += 1
         self.lane_used[lane] += 1
         for gauge in self.gauges[lane]:
@@ -359,6 +360,16 @@ class Lanes:
             gauge.version += 1
         if self._budget is not None and (needs := self._needs[lane]):
             self._budget.give_back(needs)
+
+    @property
+    def is_one_queue(self) -> bool:
+        """Whether there is one lane, and no limits: the next unit is at the front of one queue."""
+        return not self._many_lanes and self._budget is None
+
+    @property
+    def first_queue(self) -> tuple[Sequence[int], list[int], list[int]]:
+        """The unit of each rank, and the queue of the first lane: sorted list and heap."""
+        return self._units, self._sorted[0], self._heaps[0]
 
     @property
     def limits(self) -> dict[str, Limit]:

@@ -99,8 +99,8 @@ class Scheduler(Lanes):
     """
 
     __slots__ = (
-        "_doomed", "_special", "_streams", "_vacant", "count", "edges_down", "edges_up",
-        "openings", "total", "triggers", "unfinished", "waiting",
+        "_doomed", "_streams", "_vacant", "count", "edges_down", "edges_up",
+        "openings", "special", "total", "triggers", "unfinished", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -143,7 +143,7 @@ class Scheduler(Lanes):
         self.waiting = list(plan.in_degrees)
         self.unfinished = count
         self.triggers = triggers
-        self._special = special
+        self.special = special
         self._doomed: deque[tuple[int, int]] = deque()
         self._vacant: list[int] = []  # rows of children that can be used again
         self.openings: deque[int] = deque()  # units that the driver has to look at
@@ -174,7 +174,7 @@ class Scheduler(Lanes):
 
     def _enqueue(self, unit: int) -> None:
         """A unit has nothing to wait for: queue it, or have the driver look at it first."""
-        if self._special is not None and self._special[unit]:
+        if self.special is not None and self.special[unit]:
             self.phase[unit] = OPENING
             self.openings.append(unit)
         else:

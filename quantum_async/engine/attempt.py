@@ -111,7 +111,7 @@ async def attempt_plain(
         try:
             value = await function(ctx)
         except BaseException as error:
-            _sort_out(engine, unit, None, error)
+            sort_out(engine, unit, None, error)
         else:
             engine.completed(unit, value)
     except BaseException as bug:
@@ -131,7 +131,7 @@ async def attempt_bound(
             args, kwargs = binding.bind(ctx)
             value = await function(*args, **kwargs)
         except BaseException as error:
-            _sort_out(engine, unit, None, error)
+            sort_out(engine, unit, None, error)
         else:
             engine.completed(unit, value)
     except BaseException as bug:
@@ -149,7 +149,7 @@ async def attempt_full(
         try:
             value = await work(job)
         except BaseException as error:
-            _sort_out(engine, unit, job, error)
+            sort_out(engine, unit, job, error)
         else:
             engine.attempt_returned(unit, value)
     except BaseException as bug:
@@ -184,7 +184,7 @@ async def _attempt_limited(engine: Reports, unit: int, job: Job, work: Work, lim
             # A result, or an error, that came in the same tick as the limit: the outcome wins.
             engine.attempt_returned(unit, value)
         else:
-            _sort_out(engine, unit, job, caught)
+            sort_out(engine, unit, job, caught)
     finally:
         del caught  # it holds this frame
 
@@ -209,7 +209,8 @@ def _restart(scope: CancelScope, seconds: float, spent: float = 0.0) -> None:
     scope.deadline = current_time() + seconds - spent
 
 
-def _sort_out(engine: Reports, unit: int, job: Job | None, error: BaseException) -> None:
+def sort_out(engine: Reports, unit: int, job: Job | None, error: BaseException) -> None:
+    """Report what left a unit's work: an error of its own, or somebody's cancellation."""
     if isinstance(error, asyncio.CancelledError):
         if engine.asked_to_stop(unit) or _current().cancelling():
             engine.attempt_canceled(unit, job, None)

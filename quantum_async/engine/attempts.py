@@ -12,7 +12,7 @@ from anyio import CancelScope
 
 from quantum_async.core.binding import CONTEXT
 from quantum_async.core.context import ExecutionContext
-from quantum_async.core.events import UnitStarted
+from quantum_async.core.events import UnitReady, UnitStarted
 from quantum_async.core.phases import OPEN, RUNNING
 from quantum_async.core.shapes import STREAM
 from quantum_async.engine.attempt import (
@@ -102,6 +102,11 @@ class Attempts:
         self._open: dict[int, Context] = {}  # the context variables of units that are open
         self._tell_at = setup.bus.tell_at
 
+    @property
+    def are_short(self) -> bool:
+        """Whether tasks start at once, on the loop, with nothing around what they do."""
+        return EAGER and all(self._short)
+
     def close(self) -> None:
         """Let go of the engine."""
         self._host = None
@@ -113,6 +118,12 @@ class Attempts:
         self._short.append(self._short[lane])
 
     # -- beginnings -------------------------------------------------------------------------
+
+    def tell_ready(self, now: float) -> None:
+        """Tell which units have become ready."""
+        units, self._scheduler.just_ready = self._scheduler.just_ready or [], []
+        for unit in units:
+            self._tell_at(UnitReady, now, (self._names[unit], self._ledger.attempts[unit] + 1))
 
     def tell_start(self, unit: int, attempt: int, now: float, where: str) -> Context:
         """Tell that an attempt begins, in the context variables that it shall have."""

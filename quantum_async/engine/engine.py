@@ -33,6 +33,7 @@ from quantum_async.core.scheduler import NOBODY
 from quantum_async.engine.attempt import release_all
 from quantum_async.engine.attempts import EAGER, Attempts
 from quantum_async.engine.door import Door
+from quantum_async.engine.express import Express
 from quantum_async.engine.growth import Growth
 from quantum_async.engine.hub import hub_of
 from quantum_async.engine.loops import all_ended
@@ -57,10 +58,10 @@ class Engine:
 
     __slots__ = (
         "__weakref__", "_attempts", "_broken", "_bus", "_canceled", "_clock", "_context", "_done",
-        "_door", "_ends_at", "_hub", "_interrupted", "_ledger", "_limit_timer", "_loop", "_names",
-        "_outcomes", "_pump_due", "_pumping", "_rare", "_scheduler", "_scopes", "_stopped",
-        "_tasks", "_tells_start", "_waiter", "_waits_for_threads", "growth", "ledger", "priority",
-        "setup", "stopping", "suspension", "timed_out", "timers",
+        "_door", "_ends_at", "_express", "_hub", "_interrupted", "_ledger", "_limit_timer", "_loop",
+        "_names", "_outcomes", "_pump_due", "_pumping", "_rare", "_scheduler", "_scopes",
+        "_stopped", "_tasks", "_tells_start", "_waiter", "_waits_for_threads", "growth", "ledger",
+        "priority", "setup", "stopping", "suspension", "timed_out", "timers",
     )  # fmt: skip
 
     def __init__(self, setup: Setup) -> None:
@@ -75,6 +76,7 @@ class Engine:
         self._pumping = self._pump_due = False
         self._waiter: asyncio.Future[None] | None = None
         self._door: Door | None = None
+        self._express: Express | None = None
         self._done = False
         self.stopping = self.timed_out = self._broken = self._waits_for_threads = False
         self._stopped = self._canceled = False
@@ -130,6 +132,9 @@ class Engine:
         view = self.setup.view
         self._door = Door(self.setup, self, self.growth)
         view.open(self._door)
+        if Express.suits(self.setup, self._attempts):
+            helpers = self._outcomes, self._attempts, self._door.nested
+            self._express = Express(self.setup, *helpers, self._start)
         begins = RunStarted, self._scheduler.unfinished, view.environment["partitioner"]
         self._context.run(self._bus.tell, *begins)
         for companion in self.setup.companions:
@@ -156,7 +161,7 @@ class Engine:
             self._hub.leave(self)
         self.timers.close()  # which holds the engine, as these do
         self._attempts.close()
-        self.growth = self._door = None
+        self.growth = self._door = self._express = None
         del self.suspension
         self._bus.tell(RunFinished, self._verdict(), ledger.ended - ledger.began)
         self._outcomes.close()
@@ -289,7 +294,7 @@ class Engine:
         try:
             more = self._pump_slice(most)
             if self._scheduler.just_ready:
-                self._tell_ready(self._clock())
+                self._attempts.tell_ready(self._clock())
         except BaseException as error:
             self._pumping = False
             self.broke(error)
@@ -308,6 +313,8 @@ class Engine:
         scheduler.wakes_in = math.inf
         now = clock()
         slice_end = now + _SLICE
+        if self._express is not None and not gated and self._express.run_until(slice_end):
+            return True
         for _ in range(most):
             if gated and not self.stopping and bus.holds(self.poke):
                 return False
@@ -358,12 +365,6 @@ class Engine:
             self.stop("the engine failed")
         self.poke()
 
-    def _tell_ready(self, now: float) -> None:
-        units, self._scheduler.just_ready = self._scheduler.just_ready or [], []
-        for unit in units:
-            attempt = self._ledger.attempts[unit] + 1
-            self._bus.tell_at(UnitReady, now, (self._names[unit], attempt))
-
     # -- attempts ---------------------------------------------------------------------------
 
     def _start_special(self, unit: int, now: float) -> None:
@@ -381,7 +382,7 @@ class Engine:
     def _start(self, unit: int, now: float) -> None:
         ledger = self._ledger
         if self._tells_start and self._scheduler.just_ready:
-            self._tell_ready(now)
+            self._attempts.tell_ready(now)
         ledger.attempts[unit] = attempt = ledger.attempts[unit] + 1
         if attempt == 1:
             ledger.starts[unit] = now
@@ -437,7 +438,7 @@ class Engine:
         """Take turns with other runs from now on: one inside this one uses its slots."""
         if self._hub is None:
             self._hub = hub_of(self._loop, _SLICE)
-            self._rare = True
+            self._rare, self._express = True, None
 
     def ends_at(self, unit: int) -> float:
         """Return when a unit must have ended, by the loop's clock."""

@@ -48,6 +48,7 @@ async def test_a_bug_at_the_end_of_an_attempt_ends_the_run_and_is_raised(
     flow, monkeypatch, options
 ):
     async def returns(ctx):
+        await asyncio.sleep(0)
         return 1
 
     async def returns_when_it_is_cancelled(ctx):

@@ -1,0 +1,148 @@
+"""The short way of a run: units that are plain coroutine functions, one after the other.
+
+What `Engine`, `Attempts` and `Outcomes` do for every kind of unit stands here once more in one
+loop, for runs that nobody listens to and that share nothing with others. The rules are the same:
+each unit is a task of its own with a context of its own, and ends in the task's own last step.
+A unit that needs more than that goes the long way.
+"""
+
+import asyncio
+from collections.abc import Callable, Container, Coroutine
+from contextvars import copy_context
+from typing import Any
+
+from quantum_async.core.binding import Binding
+from quantum_async.core.context import ExecutionContext
+from quantum_async.core.events import UnitCompleted, UnitReady, UnitStarted
+from quantum_async.core.express import express, is_simple
+from quantum_async.core.phases import RUNNING
+from quantum_async.engine.attempt import sort_out
+from quantum_async.engine.attempts import Attempts
+from quantum_async.engine.outcomes import Outcomes
+from quantum_async.engine.setup import Setup
+
+_HEARD = (UnitReady, UnitStarted, UnitCompleted)
+
+
+class Express:
+    """Starts units the short way.
+
+    Args:
+        setup: All that the run is made of.
+        outcomes: Hears how units ended that did not end at once with a result.
+        attempts: Has the tasks of those that go on.
+        nested: Units inside which runs go on.
+        start: Starts a unit the long way.
+    """
+
+    __slots__ = (
+        "_bind", "_clock", "_handles", "_ledger", "_loop", "_names", "_nested", "_outcomes",
+        "_prefix", "_scheduler", "_short", "_start", "_tasks", "_view",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        setup: Setup,
+        outcomes: Outcomes,
+        attempts: Attempts,
+        nested: Container[int],
+        start: Callable[[int, float], None],
+    ) -> None:
+        self._outcomes, self._start = outcomes, start
+        self._tasks, self._nested = attempts.tasks, nested
+        self._ledger, self._scheduler, self._view = setup.ledger, setup.scheduler, setup.view
+        self._handles, self._names = setup.rows.handles, setup.rows.names
+        self._bind, self._clock = setup.bind, setup.clock
+        self._short = setup.plan.are_plain
+        self._loop = asyncio.get_running_loop()
+        self._prefix = f"{setup.ledger.run_id}/"
+
+    @staticmethod
+    def suits(setup: Setup, attempts: Attempts) -> bool:
+        """Return whether there is nothing in a run that is not known here."""
+        return (
+            attempts.are_short
+            and setup.keep is None
+            and not setup.shares
+            and not setup.is_special
+            and not any(event in setup.bus for event in _HEARD)
+            and is_simple(setup.scheduler)
+        )
+
+    def run_until(self, slice_end: float) -> bool:
+        """Start what is ready; return whether the slice was over before there was no more.
+
+        To be called in the context variables that each unit is to have a copy of.
+        """
+        ledger, scheduler, tasks = self._ledger, self._scheduler, self._tasks
+        attempts, starts, ends, phase = ledger.attempts, ledger.starts, ledger.ends, scheduler.phase
+        handles, names, short, prefix = self._handles, self._names, self._short, self._prefix
+        clock, context_of, view, loop = self._clock, ExecutionContext.of, self._view, self._loop
+        plain, bound, bind, context = self._plain, self._bound, self._bind, None
+        coroutine: Coroutine[Any, Any, None]
+        now = clock()
+        for unit in express(scheduler, tasks):
+            if short[unit]:
+                attempts[unit] = 1
+                starts[unit] = now
+                handle, ctx = handles[unit], context_of(view, unit, 1)
+                if short[unit] == 1:
+                    coroutine = plain(unit, handle.function, ctx)
+                else:
+                    coroutine = bound(unit, handle.function, ctx, handle.options.binding)
+                if bind is not None:
+                    context = copy_context()
+                    context.run(bind, names[unit], 1)
+                task = asyncio.Task(
+                    coroutine,
+                    loop=loop,
+                    context=context,
+                    name=f"{prefix}{names[unit]}#1",
+                    eager_start=True,  # type: ignore[call-arg, unused-ignore]
+                )
+                now = clock()
+                if task.done():
+                    ends[unit] = now
+                else:
+                    tasks[unit] = task
+            else:
+                self._start(unit, now)
+                now = clock()
+            if now >= slice_end:
+                if phase[unit] == RUNNING and unit not in tasks:
+                    scheduler.complete(unit)
+                return True
+        return False
+
+    async def _plain(self, unit: int, function: Callable[..., Any], ctx: Any) -> None:
+        """Call ``function(ctx)``; see `attempt_plain`."""
+        try:
+            try:
+                value = await function(ctx)
+            except BaseException as error:
+                sort_out(self._outcomes, unit, None, error)
+            else:
+                if self._nested or unit in self._tasks:
+                    self._outcomes.completed(unit, value)
+                else:
+                    self._ledger.results[unit] = value
+        except BaseException as bug:
+            self._outcomes.broke(bug, unit)
+
+    async def _bound(
+        self, unit: int, function: Callable[..., Any], ctx: Any, binding: Binding
+    ) -> None:
+        """Call it with arguments of its own; see `attempt_bound`."""
+        try:
+            try:
+                args, kwargs = binding.bind(ctx)
+                value = await function(*args, **kwargs)
+            except BaseException as error:
+                sort_out(self._outcomes, unit, None, error)
+            else:
+                if self._nested or unit in self._tasks:
+                    self._outcomes.completed(unit, value)
+                else:
+                    self._ledger.results[unit] = value
+        except BaseException as bug:
+            self._outcomes.broke(bug, unit)
