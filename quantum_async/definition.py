@@ -1,6 +1,7 @@
 """The declaring half of a partitioner: units by name, and the plan that they make."""
 
 import functools
+import importlib
 import inspect
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
@@ -373,6 +374,8 @@ class Definition(Generic[T, R]):
             _ = plan.wired, plan.in_degrees, plan.are_plain, plan.special
             plan.sendable.update(plan.index[unit.id] for unit in for_workers)
             place_units(plan, mode, self.strategy)
+            for needed in _LOADED_WITH_A_PLAN:
+                importlib.import_module(needed)
             self._plan = plan
         return self._plan
 
@@ -428,4 +431,6 @@ def _exact(name: str | None, args: Any, kwargs: Any) -> ExactBinding:
     return binding
 
 
+# What all runs need: the first one would hold the loop while it loads them.
+_LOADED_WITH_A_PLAN = "quantum_async.launch", "anyio._backends._asyncio"
 _OPTIONS = inspect.signature(Definition.add_unit).parameters.keys() - {"self", "fn", "name"}

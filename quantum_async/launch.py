@@ -51,9 +51,13 @@ from quantum_async.request import RunRequest
 from quantum_async.scope import Scope, beyond_limits, scope_of
 from quantum_async.tuning import machine_load, usable_cpus
 
+_MANY = 100_000  # units; to make the columns of more takes milliseconds
 
-def launch(plan: ExecutionPlan, request: RunRequest, nest: Nest) -> Engine:
+
+async def launch(plan: ExecutionPlan, request: RunRequest, nest: Nest) -> Engine:
     """Check a request against a plan, and return the engine that will run it.
+
+    Nothing is waited for; with very many units the loop turns once on the way.
 
     Args:
         plan: The plan.
@@ -75,6 +79,8 @@ def launch(plan: ExecutionPlan, request: RunRequest, nest: Nest) -> Engine:
     executors, companions = _executors(plan, request, placement, scope, run_id)
     slots, mine = _slots(request, executors)
     scheduler = _scheduler(plan, request, placement, scope, slots, mine)
+    if plan.unit_count > _MANY:
+        await asyncio.sleep(0)
     sequential = request.mode is ExecutionMode.SEQUENTIAL
     if request.strategy is Strategy.ADAPTIVE and not sequential:
         from quantum_async.engine.adaptive import Governor

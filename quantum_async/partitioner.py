@@ -300,7 +300,7 @@ class QuantumPartitioner(Listening[T, R]):
             plan = self._planned({} if request.budget is None else request.budget.limits)
         for intervention in request.interventions:
             request = intervention.amend(self, plan, request)
-        engine = launch(plan, request, _run_inside)
+        engine = await launch(plan, request, _run_inside)
         result = RunResult(engine.ledger, engine.timers.pauses)
         if runtime is not None:
             runtime.add(engine)

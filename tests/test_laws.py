@@ -423,6 +423,31 @@ def test_importing_costs_no_more_than_asyncio_does(pycache: Path, imported: Impo
     assert ratio <= 1.0, f"{own / 1e6:.1f} ms after {asyncio / 1e6:.1f} ms for asyncio"
 
 
+FIRST_RUN = """
+import asyncio, sys
+from quantum_async import QuantumPartitioner
+
+async def unit(ctx):
+    await asyncio.sleep(0)
+
+async def main():
+    flow = QuantumPartitioner()
+    flow.add_unit(unit)
+    flow.build_execution_plan()
+    before = set(sys.modules)
+    await flow.run()
+    print(sorted(set(sys.modules) - before))
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.slow
+def test_the_first_run_of_a_plan_loads_nothing(pycache: Path) -> None:
+    """Loading takes tens of milliseconds, in which the loop would stand still."""
+    assert python(FIRST_RUN, pycache) == "[]\n"
+
+
 FLOW = """
 import asyncio, random
 from quantum_async import QuantumPartitioner
