@@ -11,13 +11,12 @@ import sys
 import tracemalloc
 from typing import Any
 
-from benchmarks import shapes
+from benchmarks import flows, shapes
+from benchmarks.flows import Flow
 from benchmarks.measure import Contender, Figure, Row, Size, Table, Target, compared, in_turn
 from benchmarks.overhead import noop
 from benchmarks.shapes import Graph
 from quantum_async import QuantumPartitioner, Runtime
-
-Flow = QuantumPartitioner[Any, Any]
 
 _WIDTH, _DEPTH = 4, 5  # of the graph that is run many times: 20 units
 _SLOTS = 200
@@ -154,8 +153,8 @@ async def _runs(size: Size) -> list[Row]:
         async with Runtime(max_workers=slots):
             await asyncio.gather(*(flow.run() for _ in range(runs)))
 
-    prepared = functools.partial(shapes.planned, graph)
-    prepared_in_one = functools.partial(shapes.planned, in_one)
+    prepared = functools.partial(flows.planned, graph)
+    prepared_in_one = functools.partial(flows.planned, in_one)
     kinds = {
         f"{len(graph)} units of 10 ms in {_SLOTS} slots": (
             Contender(lambda flow: at_once(flow, _SLOTS), lambda: prepared(wait)),
@@ -163,8 +162,8 @@ async def _runs(size: Size) -> list[Row]:
             Target(1.2),
         ),
         f"{len(graph)} no-op units, declared for it": (
-            Contender(lambda _: at_once(shapes.declare(graph, noop))),
-            Contender(lambda _: shapes.declare(in_one, noop).run()),
+            Contender(lambda _: at_once(flows.declare(graph, noop))),
+            Contender(lambda _: flows.declare(in_one, noop).run()),
             Target(1.2),
         ),
         f"{len(graph)} no-op units, `run` alone": (

@@ -9,6 +9,7 @@ from time import perf_counter
 from typing import Any
 
 from benchmarks import by_hand, shapes
+from benchmarks.flows import Flow
 from benchmarks.measure import (
     Contender,
     Figure,
@@ -22,8 +23,6 @@ from benchmarks.measure import (
 )
 from benchmarks.shapes import Graph
 from quantum_async import QuantumPartitioner
-
-Flow = QuantumPartitioner[Any, Any]
 
 #: The least and the most seconds of a unit in a lane.
 LEAST, MOST = 0.001, 0.010

@@ -7,7 +7,8 @@ import importlib.util
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import by_hand, shapes
+from benchmarks import by_hand, flows, shapes
+from benchmarks.flows import Flow
 from benchmarks.measure import (
     EAGER,
     Contender,
@@ -22,10 +23,7 @@ from benchmarks.measure import (
     skipped,
 )
 from benchmarks.shapes import Graph
-from quantum_async import QuantumPartitioner
 from quantum_async.tuning import usable_cpus
-
-Flow = QuantumPartitioner[Any, Any]
 
 GATHER = "`asyncio.gather` of as many bare coroutines"
 EAGER_GROUP = "`TaskGroup` with eager tasks, by hand"
@@ -66,7 +64,7 @@ def measure(size: Size) -> Table:
 
 def running(graph: Graph, unit: Callable[[Any], Any], **options: Any) -> Contender:
     """Return the run of a graph that is declared and planned before."""
-    return Contender(Flow.run, functools.partial(shapes.planned, graph, unit, **options))
+    return Contender(Flow.run, functools.partial(flows.planned, graph, unit, **options))
 
 
 async def _no_ops(size: Size) -> list[Row]:
@@ -75,10 +73,10 @@ async def _no_ops(size: Size) -> list[Row]:
     wide, layered = shapes.wide(count), shapes.layered(count // 100, 100)
 
     async def from_nothing(_: None) -> None:
-        await shapes.declare(wide, noop).run()
+        await flows.declare(wide, noop).run()
 
     async def declare(_: None) -> None:
-        shapes.declare(wide, noop)
+        flows.declare(wide, noop)
 
     async def plan(flow: Flow) -> None:
         flow.build_execution_plan()
@@ -91,7 +89,7 @@ async def _no_ops(size: Size) -> list[Row]:
         in_layers: running(layered, noop),
         everything: Contender(from_nothing),
         "declare alone": Contender(declare),
-        "plan alone": Contender(plan, functools.partial(shapes.declare, wide, noop)),
+        "plan alone": Contender(plan, functools.partial(flows.declare, wide, noop)),
         GATHER: Contender(lambda _: by_hand.gather(bare, count)),
     }
     in_eager_layers = f"{EAGER_GROUP}, each awaits its 4"
@@ -185,7 +183,7 @@ async def _observed(size: Size) -> list[Row]:
         contenders = {
             ours: Contender(
                 lambda flow: flow.run(observers=[idle]),
-                functools.partial(shapes.planned, graph, unit),
+                functools.partial(flows.planned, graph, unit),
             ),
             theirs: running(graph, unit),
         }

@@ -16,12 +16,10 @@ from pathlib import Path
 from time import perf_counter, thread_time
 from typing import Any
 
-from benchmarks import shapes
+from benchmarks import flows, shapes
+from benchmarks.flows import Flow
 from benchmarks.measure import Figure, Row, Size, Table, Target, shown, skipped
 from benchmarks.overhead import noop
-from quantum_async import QuantumPartitioner
-
-Flow = QuantumPartitioner[Any, Any]
 
 _STATM, _STATUS = Path("/proc/self/statm"), Path("/proc/self/status")
 _SMALL = 10_000
@@ -71,10 +69,10 @@ def _memory_row(
 
 
 def _memory(shape: str, count: int) -> dict[str, int]:
-    asyncio.run(shapes.declare(shapes.wide(100), noop).run())  # what only a first time costs
+    asyncio.run(flows.declare(shapes.wide(100), noop).run())  # what only a first time costs
     graph = shapes.wide(count) if shape == "wide" else shapes.layered(count // 100, 100)
     steps = [_resident()]
-    flow = shapes.declare(graph, noop)
+    flow = flows.declare(graph, noop)
     steps.append(_resident())
     flow.build_execution_plan()
     steps.append(_resident())
@@ -149,12 +147,12 @@ def _ticked(count: int) -> tuple[Flow, list[Ticker]]:
         tickers[-1].phase = 2
 
     units = [first, *[noop] * (count - 2), last]
-    return shapes.planned(shapes.wide(count), units), tickers
+    return flows.planned(shapes.wide(count), units), tickers
 
 
 async def _big(count: int, rounds: int) -> dict[str, list[float]]:
-    small = shapes.planned(shapes.wide(_SMALL), noop)
-    tiny = shapes.planned(shapes.wide(100), noop)
+    small = flows.planned(shapes.wide(_SMALL), noop)
+    tiny = flows.planned(shapes.wide(100), noop)
     big, tickers = _ticked(count)
     await small.run()
     await tiny.run()

@@ -1,5 +1,7 @@
 """Task graphs: regular ones to order, the Task Bench patterns, and real ones from files.
 
+Only the standard library is needed here: other engines are given the same graphs.
+
 The patterns are an own implementation of those of Task Bench (Slaughter et al., SC20).
 """
 
@@ -12,8 +14,6 @@ from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
-
-from quantum_async import QuantumPartitioner
 
 
 @dataclass(frozen=True)
@@ -239,28 +239,3 @@ def load(path: Path) -> Graph:
         [nodes[name]["duration"] or 0.0 for name in order],
         order,
     )
-
-
-# -- as units -------------------------------------------------------------------------------------
-
-
-def declare(
-    graph: Graph, unit: Callable[..., Any] | Sequence[Callable[..., Any]], **options: Any
-) -> QuantumPartitioner[Any, Any]:
-    """Declare a graph's nodes as units: all run one function, or each its own."""
-    flow: QuantumPartitioner[Any, Any] = QuantumPartitioner()
-    functions = [unit] * len(graph) if callable(unit) else unit
-    handles: list[Any] = []
-    for function, above in zip(functions, graph.dependencies, strict=True):
-        after = [handles[one] for one in above] if above else None
-        handles.append(flow.add_unit(function, after, **options))
-    return flow
-
-
-def planned(
-    graph: Graph, unit: Callable[..., Any] | Sequence[Callable[..., Any]], **options: Any
-) -> QuantumPartitioner[Any, Any]:
-    """Declare a graph, and make its plan."""
-    flow = declare(graph, unit, **options)
-    flow.build_execution_plan()
-    return flow

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import offload, shapes
+from benchmarks import flows, offload, shapes
 from benchmarks.__main__ import main
 from benchmarks.measure import Figure, Row, Table, Target
 from benchmarks.shapes import Grid
@@ -176,7 +176,7 @@ def test_a_graph_file_is_read_in_an_order_that_works(tmp_path: Path) -> None:
 
 def test_declared_units_have_the_graphs_dependencies() -> None:
     graph = shapes.layered(4, 3, degree=2)
-    plan = shapes.planned(graph, lambda ctx: None).build_execution_plan()
+    plan = flows.planned(graph, lambda ctx: None).build_execution_plan()
     assert list(map(sorted, plan.edges_up)) == list(map(sorted, graph.dependencies))
 
 
