@@ -28,12 +28,12 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS = 1
 .DELETE_ON_ERROR:
 # Two installations into one environment at a time would spoil it.
 .NOTPARALLEL:
-.PHONY: help run test coverage gates mutants torture check lint types test-all wheel bench clean
+.PHONY: help run test coverage gates mutants torture check lint types test-all wheel bench bench-peers clean
 
 help: ## List the targets
 	@echo "make run and make test do all set-up themselves. Variables: PYTHON=$(PYTHON) VENV=$(VENV)"
 	@sed -n 's/^\([a-z-]*\):[^#]*## */\1|/p' $(firstword $(MAKEFILE_LIST)) | \
-		while IFS='|' read -r target says; do printf '  make %-10s %s\n' "$$target" "$$says"; done
+		while IFS='|' read -r target says; do printf '  make %-11s %s\n' "$$target" "$$says"; done
 
 run: $(package) ## Build a search index over the standard library, or the folder DIR=…
 	@$(python) -m examples.search_index --out out $(if $(DIR),"$(DIR:~/%=$(HOME)/%)")
@@ -95,8 +95,11 @@ wheel: $(python) ## Build the wheel, install it elsewhere and look at it
 bench: $(package) ## Measure; ARGS=… for the benchmarks
 	@$(python) -m benchmarks $(ARGS)
 
+bench-peers: $(package) ## Measure others beside us, each installed in .venv-peers; ARGS="--only dask,ray"
+	@$(python) -m benchmarks.peers $(ARGS)
+
 clean: ## Remove the environments, caches and everything built
-	rm -rf .venv .venv-3.* build dist out mutants .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-3.* .venv-peers build dist out mutants .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find quantum_async tests examples benchmarks docs -name __pycache__ -prune -exec rm -rf {} +
 
 # -- set-up -----------------------------------------------------------------------------------

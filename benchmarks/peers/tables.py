@@ -1,0 +1,140 @@
+"""The outcome as tables in Markdown."""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from benchmarks.measure import shown
+from benchmarks.peers.catalogue import Place
+from benchmarks.peers.comparison import Outcome, Report
+from benchmarks.peers.work import LANES, MAKESPAN, OVERHEAD
+
+_PLACES: Final[dict[Place, str]] = {
+    "loop": "on the loop",
+    "threads": "in threads",
+    "processes": "in processes",
+}
+_NONE = "–"
+_RUN = (
+    "µs a unit, and how many times what it costs with us: with coroutines on the loop, and with "
+    "units of the same kind where the engine runs them in threads or processes."
+)
+_BUILD = (
+    "µs a unit, and how many times what declaring and planning costs with us; – where there is no "
+    "graph before it runs."
+)
+_MAKESPAN = (
+    "Units sleep; nobody can be quicker than the critical path, which is 1. In brackets ours in the "
+    "same rounds."
+)
+
+
+def tables(reports: Sequence[Report]) -> list[str]:
+    """Return all of them, and the notes about what is missing."""
+    measured = [report for report in reports if not report.skipped]
+    return [
+        "## To run a unit that does nothing",
+        _RUN,
+        _overhead(measured, "run"),
+        "## To build the graph",
+        _BUILD,
+        _overhead(measured, "build"),
+        "## Makespan over the lower bound",
+        _MAKESPAN,
+        _makespan(measured),
+        *_missing(reports),
+    ]
+
+
+def _overhead(reports: Sequence[Report], what: str) -> str:
+    target = ["target"] if what == "run" else []
+    head = ["engine", "beside ours", "units", *OVERHEAD, *target]
+    rows = []
+    for report in reports:
+        places: dict[Place, None] = dict.fromkeys(("loop", report.peer.place))
+        for place in places:
+            cells = [
+                _cell(report, case, lambda one, to=place: _compared(one, to, what))
+                for case in OVERHEAD
+            ]
+            if what == "build" and set(cells) == {_NONE}:
+                continue
+            units = max(one.units for one in report.outcomes.values() if one.case in OVERHEAD)
+            verdict = [_verdict(report, place)] if target else []
+            rows.append([_title(report), _PLACES[place], f"{units:,}", *cells, *verdict])
+    return _table(head, rows, "ll" + "r" * (len(OVERHEAD) + 1) + "l" * len(target))
+
+
+def _compared(outcome: Outcome, place: Place, what: str) -> str:
+    each = outcome.each[what == "run"]
+    if each < 0.2:  # a graph that is no more than what was given
+        return _NONE
+    return f"{shown(each)} · {shown(outcome.times_ours(place, what).middle)}×"
+
+
+def _verdict(report: Report, place: Place) -> str:
+    """Return whether our cost is so many times less in every shape."""
+    ratios = [
+        outcome.times_ours(place, "run").middle
+        for outcome in report.outcomes.values()
+        if outcome.case in OVERHEAD and outcome.theirs
+    ]
+    if report.peer.target is None or not ratios:
+        return ""
+    reached = "yes" if min(ratios) >= report.peer.target else "**no**"
+    return f"≥ {report.peer.target:g}×: {reached}"
+
+
+def _makespan(reports: Sequence[Report]) -> str:
+    head = ["engine", *(_case_title(reports, case) for case in MAKESPAN)]
+    rows = [
+        [_title(report), *(_cell(report, case, _over) for case in MAKESPAN)]
+        for report in reports
+        if any(case in report.outcomes for case in MAKESPAN)
+    ]
+    return _table(head, rows, "l" + "r" * len(MAKESPAN))
+
+
+def _case_title(reports: Sequence[Report], case: str) -> str:
+    found = [report.outcomes[case] for report in reports if case in report.outcomes]
+    units = max((one.units for one in found), default=0)
+    return f"{'staggered lanes' if case == LANES else f'`{case}`'}, {units} units"
+
+
+def _over(outcome: Outcome) -> str:
+    assert outcome.theirs is not None
+    theirs = outcome.over_bound(outcome.theirs).middle
+    return f"{shown(theirs)} ({shown(outcome.over_bound(outcome.ours['loop']).middle)})"
+
+
+def _cell(report: Report, case: str, show: Callable[[Outcome], str]) -> str:
+    outcome = report.outcomes.get(case)
+    return _NONE if outcome is None or outcome.theirs is None else show(outcome)
+
+
+def _title(report: Report) -> str:
+    versions = " ".join(report.versions.values())
+    return f"{report.peer.title} {versions}".strip()
+
+
+def _missing(reports: Sequence[Report]) -> list[str]:
+    lines = []
+    for report in reports:
+        if report.skipped:
+            lines.append(f"| {report.peer.title} | all | skipped: {_one_cell(report.skipped)} |")
+        for outcome in report.outcomes.values():
+            if outcome.skipped:
+                why = _one_cell(outcome.skipped)
+                lines.append(f"| {_title(report)} | {outcome.case} | skipped: {why} |")
+    if not lines:
+        return []
+    head = ["| engine | graph | why it is missing |", "| --- | --- | --- |"]
+    return ["## What is missing", "\n".join(head + lines)]
+
+
+def _one_cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:
+    rules = ["---:" if one == "r" else "---" for one in align]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rules, *rows))
