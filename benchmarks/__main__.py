@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
 
-from benchmarks import growth, makespan, offload, overhead, scale
+from benchmarks import growth, makespan, offload, overhead, pages, scale
 from benchmarks.measure import Size, Table, environment, others_work_too
 
 SECTIONS: dict[str, Callable[[Size], Table]] = {
@@ -20,28 +20,36 @@ SECTIONS: dict[str, Callable[[Size], Table]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure the sections that are asked for, print their tables, and write them as JSON."""
+    """Measure the sections that are asked for, print their tables, and write them where wanted."""
     asked = _parsed(arguments)
     size = Size(quick=asked.quick, graphs=asked.graphs)
     facts = environment()
     began = perf_counter()
+    written: list[str] = []
+
+    def tell(text: str) -> None:
+        print(text, end="\n\n", flush=True)
+        written.append(text)
+
     print("# quantum_async, measured\n")
-    print("\n".join(f"- {name}: {value}" for name, value in facts.items()), end="\n\n")
+    tell("\n".join(f"- {name}: {value}" for name, value in facts.items()))
     if asked.quick:
-        print("**`--quick`: this shows that the benchmarks work. Its figures mean nothing.**\n")
+        tell("**`--quick`: this shows that the benchmarks work. Its figures mean nothing.**")
     elif others_work_too():
-        print("**The machine was busy with other work: these figures are rough.**\n")
+        tell("**The machine was busy with other work: these figures are rough.**")
     tables: dict[str, Table] = {}
     for name in asked.section or SECTIONS:
         print(f"measuring: {name}", file=sys.stderr, flush=True)
         tables[name] = SECTIONS[name](size)
-        print(tables[name], flush=True)
-    print(
+        tell(str(tables[name]).strip())
+    tell(
         "Figures are medians of rounds in which both sides were timed in turn; lower is better "
         f"where the target is an upper limit. Measured in {perf_counter() - began:.0f} s."
     )
     if asked.json:
         _write(asked.json, facts, asked.quick, tables)
+    if asked.write:
+        pages.put(asked.write, "bench", "\n\n".join(written))
     return 0
 
 
@@ -58,6 +66,7 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="only show that it works")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the tables into this page")
     parser.add_argument(
         "--graphs",
         default=Size().graphs,

@@ -1,4 +1,4 @@
-"""The comparison with other engines works: without a network, on the engines that need no install."""
+"""The comparison with other engines works. Nothing is installed for it here."""
 
 import ast
 import asyncio
@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks import pages, shapes
 from benchmarks.peers import children, work
+from benchmarks.peers.__main__ import main
 from benchmarks.peers.catalogue import OURS, PEERS, Peer
 from benchmarks.peers.child import measure, reason
 from benchmarks.peers.children import Child, started
@@ -46,7 +47,12 @@ def test_a_result_depends_on_all_inputs() -> None:
 
 @pytest.mark.parametrize(
     ("case", "units", "outcome"),
-    [("wide", 40, 820), ("chain", 40, 178_893), ("layered", 40, 3_020_632), ("tree", 40, 8_303_908)],
+    [
+        ("wide", 40, 820),
+        ("chain", 40, 145_529),
+        ("layered", 40, 1_140_750),
+        ("tree", 40, 8_588_886),
+    ],
 )
 def test_the_cases_have_outcomes_that_stay(case: str, units: int, outcome: int) -> None:
     given = work.work(case, 40, "")
@@ -64,7 +70,7 @@ def test_lanes_sleep_and_workflows_are_scaled(tmp_path: Path) -> None:
     ]
     (tmp_path / "some.json").write_text(json.dumps({"nodes": nodes}))
     assert list(work.work("some", 1, str(tmp_path)).seconds) == pytest.approx([0.1, 0.3])
-    with pytest.raises(FileNotFoundError, match="no other.json"):
+    with pytest.raises(FileNotFoundError, match=r"no other\.json"):
         work.work("other", 1, str(tmp_path))
 
 
@@ -89,7 +95,7 @@ if sys.version_info >= (3, 12):
 @pytest.mark.parametrize("case", [*OVERHEAD, "lanes"])
 @pytest.mark.parametrize("engine", HERE, ids=lambda engine: engine.__name__)
 async def test_an_engine_computes_the_outcome(engine: type[Engine], case: str) -> None:
-    told = await measure(engine(), work.work(case, 5, ""), repeats=2)
+    told = await measure(engine(), work.work(case, 5, ""), repeats=1)
     assert told.keys() == {"build", "run"}, told
     assert told["run"] > 0
 
@@ -204,7 +210,7 @@ async def test_what_takes_too_long_is_killed(
 ) -> None:
     monkeypatch.setattr(children, "LIMIT", 0.01)
     child = await _child("import sys; sys.stdin.read(); sys.stdin.read()", tmp_path)
-    with pytest.raises(Unavailable, match="took longer than 0.01 s"):
+    with pytest.raises(Unavailable, match=r"took longer than 0\.01 s"):
         await child.ask(case="wide")
     await child.end()
 
@@ -249,7 +255,7 @@ def test_a_table_replaces_what_stood_between_its_marks(tmp_path: Path) -> None:
     for _ in range(2):
         pages.put(page, "peers", "## Title\n\n| a |\n")
         assert page.read_text() == (
-            "# Page\n<!-- peers:begin -->\n\n### Title\n\n| a |\n\n<!-- peers:end -->\nrest\n"
+            "# Page\n<!-- peers:begin -->\n### Title\n\n| a |\n<!-- peers:end -->\nrest\n"
         )
     with pytest.raises(ValueError, match=r"has no <!-- bench:begin --> … <!-- bench:end -->"):
         pages.put(page, "bench", "text")
@@ -283,7 +289,5 @@ def told_names() -> list[str]:
 
 
 def test_an_unknown_engine_is_refused_by_name() -> None:
-    from benchmarks.peers.__main__ import main
-
     with pytest.raises(SystemExit):
         main(["--only", "dusk"])

@@ -37,7 +37,7 @@ PAGES = [README, *sorted(DOCS.glob("*.md"))]
 
 MAX_README_LINES = 150
 PRINTS, PRINTS_TIMES = "<!-- prints -->", "<!-- prints, times differ -->"
-# Comments that may stand in a page. The bench's figures go between the second pair.
+# Comments that may stand in a page. Figures go between the second pair and the third.
 MARKS = [
     PRINTS,
     PRINTS_TIMES,
@@ -45,6 +45,8 @@ MARKS = [
     "<!-- states:end -->",
     "<!-- bench:begin -->",
     "<!-- bench:end -->",
+    "<!-- peers:begin -->",
+    "<!-- peers:end -->",
 ]
 TIMES, NOTHING = re.compile(r"\d+\.\d+|\d+%|[·▁-█]+"), re.compile(r"(?!)")
 

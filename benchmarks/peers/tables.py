@@ -23,8 +23,8 @@ _BUILD = (
     "graph before it runs."
 )
 _MAKESPAN = (
-    "Units sleep; nobody can be quicker than the critical path, which is 1. In brackets ours in the "
-    "same rounds."
+    "Units sleep; nobody can be quicker than the critical path, which is 1. In brackets what we "
+    "took in the same rounds."
 )
 
 

@@ -24,11 +24,13 @@ class Threads(Engine):
         return threaded.get(graph, sinks, num_workers=workers)
 
 
-def dictionary(work: Work, prefix: str = "unit") -> tuple[Graph, Sequence[str]]:
+def dictionary(
+    work: Work, prefix: str = "unit", unit: Any = function
+) -> tuple[Graph, Sequence[str]]:
     """Return the graph in Dask's form, and the names of the sinks."""
     names = [f"{prefix}-{node}" for node in range(len(work.graph))]
     graph = {
-        names[node]: (function, node, seconds, *[names[one] for one in above])
+        names[node]: (unit, node, seconds, *[names[one] for one in above])
         for node, seconds, above in work.nodes
     }
     return graph, [names[node] for node in work.sinks]

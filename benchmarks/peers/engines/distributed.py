@@ -8,7 +8,7 @@ from distributed import Client, LocalCluster
 
 from benchmarks.peers.engines import Engine
 from benchmarks.peers.engines.dask import dictionary
-from benchmarks.peers.work import SLOTS, Work
+from benchmarks.peers.work import SLOTS, Work, coroutine
 
 _WORKERS = 2
 
@@ -46,7 +46,7 @@ class Processes(Engine):
 
     async def build(self, work: Work) -> Any:
         """Write the dictionary, under names that no graph had before: results are kept by name."""
-        return dictionary(work, f"run-{next(self._runs)}")
+        return dictionary(work, f"run-{next(self._runs)}", coroutine)
 
     async def run(self, built: Any) -> Iterable[int]:
         """Send the whole graph to the scheduler and gather the sinks."""

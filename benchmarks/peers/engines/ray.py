@@ -11,9 +11,17 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 import ray
 
 from benchmarks.peers.engines import Engine
-from benchmarks.peers.work import SLOTS, Work, function
+from benchmarks.peers.work import SLOTS, Work, coroutine, function
 
 _CPUS = 2
+
+
+class Sleepers:
+    """An asynchronous actor: many calls of it wait at once in one process."""
+
+    async def unit(self, node: int, seconds: float, *inputs: int) -> int:
+        """Be a unit."""
+        return await coroutine(node, seconds, *inputs)
 
 
 class Tasks(Engine):
@@ -27,6 +35,9 @@ class Tasks(Engine):
             log_to_driver=False,
             _temp_dir=tempfile.gettempdir(),
         )
+        self._unit: Any = ray.remote(function)
+        kind: Any = ray.remote(num_cpus=0, max_concurrency=SLOTS)(Sleepers)
+        self._sleepers = [kind.remote() for _ in range(_CPUS)]
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -34,11 +45,11 @@ class Tasks(Engine):
         ray.shutdown()
 
     async def run(self, work: Work) -> Iterable[int]:
-        """Submit all tasks, and get the sinks; that blocks, and is quicker than to await each."""
-        # What sleeps needs no CPU of its own: each slot is a process here.
-        unit: Any = ray.remote(num_cpus=_CPUS / SLOTS if work.sleeps else 1)(function)
+        """Submit all units, and get the sinks; that blocks, and is quicker than to await each."""
         calls: list[Any] = []
         for node, seconds, above in work.nodes:
+            # A task that sleeps would keep a process busy.
+            unit = self._sleepers[node % _CPUS].unit if seconds else self._unit
             calls.append(unit.remote(node, seconds, *[calls[one] for one in above]))
         results: Iterable[int] = ray.get([calls[node] for node in work.sinks])
         return results

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from tawazi import Resource, dag, xn
+from tawazi import dag, xn
 
 from benchmarks.peers.engines import Engine
 from benchmarks.peers.work import SLOTS, Work, function
@@ -14,7 +14,7 @@ class Threads(Engine):
 
     async def build(self, work: Work) -> Any:
         """Describe it: the calls of nodes in there make the graph."""
-        node_of = xn(function, resource=Resource.async_thread)
+        node_of = xn(function)
 
         @dag(max_concurrency=SLOTS, is_async=True)
         def described() -> list[Any]:
