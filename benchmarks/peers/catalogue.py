@@ -70,7 +70,15 @@ PEERS: Final = (
         ("langgraph>=1,<2",),
         target=10,
     ),
-    Peer("prefect", "Prefect", "prefect:Flow", 50, ("prefect>=3.4,<4",), target=10),
+    Peer(
+        "prefect",
+        "Prefect",
+        "prefect:Flow",
+        50,
+        ("prefect>=3.4,<4",),
+        cases=(*OVERHEAD, "dax-montage_50"),  # half a minute for the lanes
+        target=10,
+    ),
     Peer("dask", "Dask, threads", "dask:Threads", 2_000, ("dask>=2025,<2027",), "threads"),
     Peer("pipefunc", "pipefunc", "pipefunc:Eager", 200, ("pipefunc>=0.90,<1",), "threads"),
     Peer("tawazi", "Tawazi", "tawazi:Threads", 500, ("tawazi>=0.5,<0.7",), "threads"),

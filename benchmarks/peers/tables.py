@@ -31,18 +31,13 @@ _MAKESPAN = (
 def tables(reports: Sequence[Report]) -> list[str]:
     """Return all of them, and the notes about what is missing."""
     measured = [report for report in reports if not report.skipped]
-    return [
-        "## To run a unit that does nothing",
-        _RUN,
-        _overhead(measured, "run"),
-        "## To build the graph",
-        _BUILD,
-        _overhead(measured, "build"),
-        "## Makespan over the lower bound",
-        _MAKESPAN,
-        _makespan(measured),
-        *_missing(reports),
+    sections = [
+        ("## To run a unit that does nothing", _RUN, _overhead(measured, "run")),
+        ("## To build the graph", _BUILD, _overhead(measured, "build")),
+        ("## Makespan over the lower bound", _MAKESPAN, _makespan(measured)),
+        ("## What is missing", "", _missing(reports)),
     ]
+    return [part for section in sections if section[-1] for part in section if part]
 
 
 def _overhead(reports: Sequence[Report], what: str) -> str:
@@ -116,19 +111,16 @@ def _title(report: Report) -> str:
     return f"{report.peer.title} {versions}".strip()
 
 
-def _missing(reports: Sequence[Report]) -> list[str]:
-    lines = []
+def _missing(reports: Sequence[Report]) -> str:
+    rows = []
     for report in reports:
         if report.skipped:
-            lines.append(f"| {report.peer.title} | all | skipped: {_one_cell(report.skipped)} |")
+            rows.append([report.peer.title, "all", f"skipped: {_one_cell(report.skipped)}"])
         for outcome in report.outcomes.values():
             if outcome.skipped:
-                why = _one_cell(outcome.skipped)
-                lines.append(f"| {_title(report)} | {outcome.case} | skipped: {why} |")
-    if not lines:
-        return []
-    head = ["| engine | graph | why it is missing |", "| --- | --- | --- |"]
-    return ["## What is missing", "\n".join(head + lines)]
+                why = f"skipped: {_one_cell(outcome.skipped)}"
+                rows.append([_title(report), outcome.case, why])
+    return _table(["engine", "graph", "why it is missing"], rows, "lll")
 
 
 def _one_cell(text: str) -> str:
@@ -136,5 +128,7 @@ def _one_cell(text: str) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:
+    if not rows:
+        return ""
     rules = ["---:" if one == "r" else "---" for one in align]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rules, *rows))
