@@ -97,10 +97,14 @@ def test_a_quick_run_of_a_section_prints_a_table(section: str, tmp_path: Path) -
 
 @pytest.mark.slow
 def test_a_missing_folder_of_graphs_is_a_reason_and_no_error(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("<!-- bench:begin --><!-- bench:end -->", encoding="utf-8")
     command = [sys.executable, "-m", "benchmarks", "--quick", "--graphs", str(tmp_path), "makespan"]
+    command += ["--write", str(page)]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert ended.returncode == 0, ended.stderr
     assert f"no graphs in `{tmp_path}`" in ended.stdout
+    assert f"no graphs in `{tmp_path}`" in page.read_text(encoding="utf-8")
 
 
 def test_an_unknown_section_is_refused_by_name(capsys: pytest.CaptureFixture[str]) -> None:

@@ -178,6 +178,12 @@ async def test_what_cannot_be_installed_is_skipped_with_the_reason(tmp_path: Pat
     assert not (tmp_path / "nothing/.installed").exists()
 
 
+async def test_what_needs_a_newer_python_is_skipped_with_the_reason(tmp_path: Path) -> None:
+    peer = Peer("later", "Later", "by_hand:Levels", 10, python=(3, 99))
+    async with Comparison(Options(quick=True, graphs="", folder=tmp_path)) as comparison:
+        assert (await comparison.measure(peer)).skipped == "it needs Python 3.99"
+
+
 @pytest.mark.slow
 async def test_what_does_not_start_says_why() -> None:
     with pytest.raises(Unavailable, match="does not start: AttributeError"):

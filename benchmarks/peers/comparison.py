@@ -3,6 +3,7 @@
 import contextlib
 import math
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -154,6 +155,8 @@ class Comparison:
     async def measure(self, peer: Peer) -> Report:
         """Measure all cases of an engine."""
         try:
+            if sys.version_info < peer.python:
+                raise Unavailable(f"it needs Python {peer.python[0]}.{peer.python[1]}")
             python = python_for(peer.requires, self._options.folder)
             packages = [package(one) for one in peer.requires]
             ours = {place: await self._us(place) for place in dict.fromkeys(("loop", peer.place))}
