@@ -21,6 +21,18 @@ def declare(graph: Graph, unit: Unit | Sequence[Unit], **options: Any) -> Flow:
     return flow
 
 
+def with_costs(graph: Graph, functions: Sequence[Unit], **options: Any) -> Flow:
+    """Declare a graph whose durations are known, and make its plan."""
+    flow: Flow = QuantumPartitioner()
+    handles: list[Any] = []
+    facts = zip(functions, graph.dependencies, graph.durations, strict=True)
+    for function, above, cost in facts:
+        after = [handles[one] for one in above]
+        handles.append(flow.add_unit(function, after, cost=cost, **options))
+    flow.build_execution_plan()
+    return flow
+
+
 def planned(graph: Graph, unit: Unit | Sequence[Unit], **options: Any) -> Flow:
     """Declare a graph, and make its plan."""
     flow = declare(graph, unit, **options)

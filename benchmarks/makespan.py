@@ -2,13 +2,15 @@
 
 import asyncio
 import functools
+import importlib
+import importlib.util
 import selectors
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from benchmarks import by_hand, shapes
+from benchmarks import by_hand, flows, offload, optimum, shapes
 from benchmarks.flows import Flow
 from benchmarks.measure import (
     Contender,
@@ -22,7 +24,7 @@ from benchmarks.measure import (
     skipped,
 )
 from benchmarks.shapes import Graph
-from quantum_async import QuantumPartitioner
+from quantum_async.tuning import usable_cpus
 
 #: The least and the most seconds of a unit in a lane.
 LEAST, MOST = 0.001, 0.010
@@ -47,6 +49,9 @@ WORKFLOWS = (
     "wf-srasearch-chameleon-50a-001",
 )
 
+#: Those that are computed too.
+COMPUTED = WORKFLOWS[2], WORKFLOWS[4], WORKFLOWS[9]
+
 _REMARK = (
     "A sleep on asyncio's default loop ends up to 1 ms late, since `epoll` counts whole "
     "milliseconds. *As declared* takes the durations that were asked for, so that this lateness "
@@ -57,7 +62,8 @@ _REMARK = (
 def measure(size: Size) -> Table:
     """Measure it all."""
     asyncio.run(sleepers(Graph([()], [0.0])).run())  # what only a first time costs
-    return Table("Quality of the schedule", [*_lanes(size), *_workflows(size)], [_REMARK])
+    rows = [*_lanes(size), *_workflows(size), *_in_workers(size), *optimum.measure(size)]
+    return Table("Quality of the schedule", rows, [_REMARK])
 
 
 def sleeper(seconds: float) -> Callable[[Any], Coroutine[Any, Any, None]]:
@@ -71,13 +77,7 @@ def sleeper(seconds: float) -> Callable[[Any], Coroutine[Any, Any, None]]:
 
 def sleepers(graph: Graph) -> Flow:
     """Declare a graph whose units sleep their durations, and make its plan."""
-    flow: Flow = QuantumPartitioner()
-    handles: list[Any] = []
-    for above, seconds in zip(graph.dependencies, graph.durations, strict=True):
-        after = [handles[one] for one in above]
-        handles.append(flow.add_unit(sleeper(seconds), after, cost=seconds))
-    flow.build_execution_plan()
-    return flow
+    return flows.with_costs(graph, [sleeper(seconds) for seconds in graph.durations])
 
 
 def slept(flow: Flow) -> list[float]:
@@ -94,7 +94,10 @@ def _lanes(size: Size) -> list[Row]:
     graph = shapes.lanes(count, count, LEAST, MOST)
     what = f"{count} lanes of {count} units that sleep 1–10 ms"
     rows = []
-    for loop, factory in (("default loop", None), ("loop with exact timers (`select`)", _exact)):
+    loops = {"default loop": None, "loop with exact timers (`select`)": _exact}
+    if importlib.util.find_spec("uvloop") is not None:
+        loops["uvloop"] = importlib.import_module("uvloop").new_event_loop
+    for loop, factory in loops.items():
         with asyncio.Runner(loop_factory=factory) as runner:
             rows += runner.run(_on_lanes(graph, size.pick(9, 1), what, loop))
     return rows
@@ -187,6 +190,44 @@ def _workflow(graph: Graph, total: float) -> tuple[float, float, float]:
     durations = dict(zip(plan.names, slept(flow), strict=True))
     again = plan.simulate(durations, max_workers=SLOTS).makespan
     return took / total, took / again, _level_by_level(graph) / total
+
+
+# -- the same in worker processes ------------------------------------------------------------------
+
+
+def _in_workers(size: Size) -> list[Row]:
+    """Run workflows whose units keep a CPU busy, a worker process to each CPU."""
+    slots = usable_cpus()
+    what, against = f"real workflows that compute, in {slots} worker processes", "simulated"
+    folder = Path(size.graphs)
+    paths = [path for name in COMPUTED for path in sorted(folder.glob(f"{name}.json*"))]
+    if not paths:
+        return [skipped(what, against, f"no graphs in `{folder}`")]
+    rounds = offload.rounds_a_second()
+    total = 0.05 if size.quick else 1.0
+    found = [asyncio.run(_computed(shapes.load(path), total, slots, rounds)) for path in paths]
+    declared, as_worked = (Figure.of(values) for values in zip(*found, strict=True))
+    each = f"each scaled to {total:g} s of one CPU's speed when it works alone"
+    what = f"wall time of {len(paths)} {what}, median"
+    return [
+        Row(what, f"{against}, as declared", declared, detail=each),
+        Row(what, f"{against}, as worked", as_worked, Target(1.03)),
+    ]
+
+
+async def _computed(graph: Graph, total: float, slots: int, rounds: float) -> tuple[float, float]:
+    """Return wall time over simulated, with the durations as declared and as they were."""
+    modelled = sleepers(graph).build_execution_plan().simulate(max_workers=slots).makespan
+    graph = graph.scaled(total / modelled)
+    spins = [functools.partial(offload.spin, int(rounds * took)) for took in graph.durations]
+    flow = flows.with_costs(graph, spins, mode="process")
+    await flow.warm()
+    began = perf_counter()
+    result = await flow.run()
+    took = perf_counter() - began
+    plan = flow.build_execution_plan()
+    durations = {name: record.duration or 0.0 for name, record in result.units.items()}
+    return took / total, took / plan.simulate(durations, max_workers=slots).makespan
 
 
 def _level_by_level(graph: Graph) -> float:

@@ -248,9 +248,11 @@ def compared(
 def shown(value: float) -> str:
     """Return a number as one reads it.
 
-    >>> shown(0.8), shown(12.345), shown(1234.5)
-    ('0.80', '12.3', '1,234')
+    >>> shown(0.8), shown(12.345), shown(1234.5), shown(1.0022)
+    ('0.80', '12.3', '1,234', '1.0022')
     """
+    if 0 < abs(value - 1) < 0.005:
+        return f"{value:.4f}"
     if abs(value) < 10:
         return f"{value:.2f}"
     return f"{value:.1f}" if abs(value) < 100 else f"{value:,.0f}"

@@ -8,6 +8,7 @@ import importlib.util
 import multiprocessing
 import os
 import statistics
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -64,6 +65,16 @@ def spin(rounds: int, *inputs: Any) -> None:
     value = 0.0
     for _ in range(rounds):
         value = value * 0.5 + 1.0
+
+
+def rounds_a_second() -> float:
+    """Measure how many rounds of `spin` a CPU does in a second, at its best of five."""
+    rounds, took = 1_000_000, []
+    for _ in range(5):
+        began = perf_counter()
+        spin(rounds)
+        took.append(perf_counter() - began)
+    return rounds / min(took)
 
 
 def echo(payload: Any) -> Any:
@@ -261,7 +272,7 @@ async def _granularity(size: Size, pool: ProcessPoolExecutor, speed: float) -> l
         ]
         for name in drivers
     }
-    limits = {FROM_ASYNCIO: 0.7, FROM_FUTURES: 1.3}
+    limits = {FROM_ASYNCIO: 0.7, FROM_FUTURES: 1.0}
     return [_metg_row(ours, found[ours], name, found[name], limits[name]) for name in limits]
 
 
@@ -333,7 +344,7 @@ async def _layers(
 
 
 async def _payloads(size: Size, pool: ProcessPoolExecutor) -> list[Row]:
-    big = size.pick(10_000_000, 1_000_000)
+    big, huge = size.pick(10_000_000, 1_000_000), size.pick(100_000_000, 2_000_000)
     at_least_3 = Target(3, at_least=True)
     numbers = array.array("d", bytes(big))
     rows = [
@@ -341,6 +352,7 @@ async def _payloads(size: Size, pool: ProcessPoolExecutor) -> list[Row]:
         await _payload("1 MB of bytes", bytes(1_000_000), None, size, pool),
         await _payload(f"{big // 1_000_000} MB of bytes", bytes(big), at_least_3, size, pool),
         await _payload(f"{big // 1_000_000} MB `array`", numbers, at_least_3, size, pool),
+        await _payload(f"{huge // 1_000_000} MB of bytes", bytes(huge), None, size, pool),
     ]
     name = f"{big // 1_000_000} MB NumPy array"
     if importlib.util.find_spec("numpy") is None:
@@ -352,7 +364,7 @@ async def _payloads(size: Size, pool: ProcessPoolExecutor) -> list[Row]:
 async def _payload(
     name: str, payload: Any, target: Target | None, size: Size, pool: ProcessPoolExecutor
 ) -> Row:
-    trips = size.pick(5, 2)
+    trips = size.pick(5 if sys.getsizeof(payload) < 50_000_000 else 2, 2)
     contenders = {
         "units": Contender(Flow.run, functools.partial(_trips, payload, trips)),
         "pool": Contender(lambda _: _trips_in_pool(payload, trips, pool)),

@@ -49,7 +49,7 @@ def _memory_rows(count: int) -> list[Row]:
     if not _STATM.exists():
         return [skipped(what, against, "needs Linux's /proc") for what in (wide, layered)]
     return [
-        *_memory_row(wide, against, "wide", count, Target(1.5, unit=" KB a unit")),
+        *_memory_row(wide, against, "wide", count, Target(1.0, unit=" KB a unit")),
         *_memory_row(layered, against, "layered", count // 4, None),
     ]
 
@@ -187,7 +187,7 @@ def _big_rows(count: int, size: Size) -> list[Row]:
     rows = [
         _cost_row(found, "big", f"cost a unit at {count:,} units", Target(1.3)),
         _cost_row(found, "tiny", "cost a unit at 100 units", None),
-        _hold_row(found, "hold", f"longest hold of the loop while {count:,} ready units run", 10),
+        _hold_row(found, "hold", f"longest hold of the loop while {count:,} ready units run", 15),
     ]
     for phase, what in (("prepare", "before the first unit runs"), ("wind_up", "after the last")):
         rows.append(_hold_row(found, phase, f"longest hold of the loop {what}", None))

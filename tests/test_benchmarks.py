@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import flows, offload, shapes
+from benchmarks import flows, offload, optimum, shapes
 from benchmarks.__main__ import main
 from benchmarks.measure import Figure, Row, Table, Target
 from benchmarks.shapes import Grid
@@ -218,3 +218,17 @@ def test_a_table_says_what_is_reached() -> None:
         "| a | d | skipped |  |  |  | because |",
     ]
     assert [row.as_dict()["reached"] for row in rows] == [True, False, None]
+
+
+GRAPHS = ROOT.parent / "shared" / "graphs"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not GRAPHS.is_dir(), reason="the real task graphs are not here")
+def test_schedules_come_near_to_the_known_optima_of_the_standard_task_graph_set():
+    """What is asked of it; the lower bound of a ratio is 1, or an optimum is none."""
+    ratios = [ratio for name, _, ratio in optimum.over_optimum(GRAPHS) if name.startswith("stg-")]
+    assert len(ratios) > 100
+    assert min(ratios) > 1 - 1e-6
+    assert sum(ratios) / len(ratios) <= 1.003
+    assert max(ratios) <= 1.05
