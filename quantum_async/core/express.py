@@ -15,12 +15,7 @@ from quantum_async.core.scheduler import Scheduler
 
 def is_simple(scheduler: Scheduler) -> bool:
     """Return whether there is nothing in a run that `express` does not know."""
-    return not (
-        not scheduler.is_one_queue
-        or scheduler.triggers is not None
-        or scheduler.special is not None
-        or scheduler.just_ready is not None
-    )
+    return scheduler.is_one_queue and scheduler.triggers is None and scheduler.special is None
 
 
 def express(scheduler: Scheduler, going: Container[int]) -> Iterator[int]:

@@ -1,27 +1,25 @@
 """The short way of a run: units that are plain coroutine functions, one after the other.
 
 What `Engine`, `Attempts` and `Outcomes` do for every kind of unit stands here once more in one
-loop, for runs that nobody listens to and that share nothing with others. The rules are the same:
-each unit is a task of its own with a context of its own, and ends in the task's own last step.
-A unit that needs more than that goes the long way.
+loop, for runs that share nothing with others. The rules are the same: each unit is a task of its
+own with a context of its own, and what is told of it is told there. A unit that needs more than
+that goes the long way.
 """
 
 import asyncio
 from collections.abc import Callable, Container, Coroutine
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from typing import Any
 
 from quantum_async.core.binding import Binding
 from quantum_async.core.context import ExecutionContext
-from quantum_async.core.events import UnitCompleted, UnitReady, UnitStarted
+from quantum_async.core.events import UnitCompleted, UnitStarted
 from quantum_async.core.express import express, is_simple
 from quantum_async.core.phases import RUNNING
 from quantum_async.engine.attempt import sort_out
 from quantum_async.engine.attempts import Attempts
 from quantum_async.engine.outcomes import Outcomes
 from quantum_async.engine.setup import Setup
-
-_HEARD = (UnitReady, UnitStarted, UnitCompleted)
 
 
 class Express:
@@ -36,8 +34,9 @@ class Express:
     """
 
     __slots__ = (
-        "_bind", "_clock", "_handles", "_ledger", "_loop", "_names", "_nested", "_outcomes",
-        "_prefix", "_scheduler", "_short", "_start", "_tasks", "_view",
+        "_attempts", "_bind", "_clock", "_handles", "_ledger", "_loop", "_names", "_nested",
+        "_outcomes", "_prefix", "_scheduler", "_short", "_start", "_tasks", "_tells_end",
+        "_tells_start", "_view",
     )  # fmt: skip
 
     def __init__(
@@ -48,8 +47,9 @@ class Express:
         nested: Container[int],
         start: Callable[[int, float], None],
     ) -> None:
-        self._outcomes, self._start = outcomes, start
+        self._outcomes, self._attempts, self._start = outcomes, attempts, start
         self._tasks, self._nested = attempts.tasks, nested
+        self._tells_start, self._tells_end = UnitStarted in setup.bus, UnitCompleted in setup.bus
         self._ledger, self._scheduler, self._view = setup.ledger, setup.scheduler, setup.view
         self._handles, self._names = setup.rows.handles, setup.rows.names
         self._bind, self._clock = setup.bind, setup.clock
@@ -65,7 +65,6 @@ class Express:
             and setup.keep is None
             and not setup.shares
             and not setup.is_special
-            and not any(event in setup.bus for event in _HEARD)
             and is_simple(setup.scheduler)
         )
 
@@ -78,11 +77,18 @@ class Express:
         attempts, starts, ends, phase = ledger.attempts, ledger.starts, ledger.ends, scheduler.phase
         handles, names, short, prefix = self._handles, self._names, self._short, self._prefix
         clock, context_of, view, loop = self._clock, ExecutionContext.of, self._view, self._loop
-        plain, bound, bind, context = self._plain, self._bound, self._bind, None
+        plain, bound, bind, tells = self._plain, self._bound, self._bind, self._tells_start
+        context: Context | None = None  # what the task copies by itself
         coroutine: Coroutine[Any, Any, None]
         now = clock()
         for unit in express(scheduler, tasks):
             if short[unit]:
+                if tells:
+                    context = self._told(unit, now)
+                elif bind is not None:
+                    context = copy_context()
+                if bind is not None and context is not None:
+                    context.run(bind, names[unit], 1)
                 attempts[unit] = 1
                 starts[unit] = now
                 handle, ctx = handles[unit], context_of(view, unit, 1)
@@ -90,9 +96,6 @@ class Express:
                     coroutine = plain(unit, handle.function, ctx)
                 else:
                     coroutine = bound(unit, handle.function, ctx, handle.options.binding)
-                if bind is not None:
-                    context = copy_context()
-                    context.run(bind, names[unit], 1)
                 task = asyncio.Task(
                     coroutine,
                     loop=loop,
@@ -101,10 +104,10 @@ class Express:
                     eager_start=True,  # type: ignore[call-arg, unused-ignore]
                 )
                 now = clock()
-                if task.done():
-                    ends[unit] = now
-                else:
+                if not task.done():
                     tasks[unit] = task
+                elif phase[unit] == RUNNING:  # it has its result, and did not report by itself
+                    ends[unit] = now
             else:
                 self._start(unit, now)
                 now = clock()
@@ -114,6 +117,12 @@ class Express:
                 return True
         return False
 
+    def _told(self, unit: int, now: float) -> Context:
+        """Tell that a unit begins; return the context variables that it shall have."""
+        if self._scheduler.just_ready:
+            self._attempts.tell_ready(now)
+        return self._attempts.tell_start(unit, 1, now, self._ledger.where[0])
+
     async def _plain(self, unit: int, function: Callable[..., Any], ctx: Any) -> None:
         """Call ``function(ctx)``; see `attempt_plain`."""
         try:
@@ -122,7 +131,7 @@ class Express:
             except BaseException as error:
                 sort_out(self._outcomes, unit, None, error)
             else:
-                if self._nested or unit in self._tasks:
+                if self._tells_end or self._nested or unit in self._tasks:
                     self._outcomes.completed(unit, value)
                 else:
                     self._ledger.results[unit] = value
@@ -140,7 +149,7 @@ class Express:
             except BaseException as error:
                 sort_out(self._outcomes, unit, None, error)
             else:
-                if self._nested or unit in self._tasks:
+                if self._tells_end or self._nested or unit in self._tasks:
                     self._outcomes.completed(unit, value)
                 else:
                     self._ledger.results[unit] = value

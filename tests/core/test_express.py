@@ -114,7 +114,10 @@ def test_it_is_for_runs_with_one_queue_and_nothing_special(simple, options):
     assert is_simple(scheduler) is simple
 
 
-def test_it_is_not_for_runs_whose_ready_units_somebody_wants_to_hear_of():
-    scheduler = flat(2)
+def test_who_becomes_ready_is_told_to_those_who_want_to_hear_of_it():
+    scheduler = Plan([[], [0]]).in_order()
     scheduler.just_ready = []
-    assert not is_simple(scheduler)
+    units = express(scheduler, ())
+    assert next(units) == 0
+    assert next(units) == 1
+    assert scheduler.just_ready == [1]

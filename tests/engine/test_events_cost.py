@@ -3,10 +3,14 @@
 import sys
 
 from quantum_async import QuantumPartitioner
+from quantum_async.engine.attempts import EAGER
 
 UNITS = 200
-# Ready, started and completed: each is told and taken, and two have a function of their own.
-MOST_FOR_A_UNIT = 9
+# The unit itself, the coroutine around it, its context, its part of the scheduler, the loop's.
+MOST_FOR_A_UNIT = 12 if EAGER else 32
+# Ready, started and completed: each is told and taken, and each has a function of its own. And a
+# unit whose end is told books it by itself.
+MOST_WITH_ONE = 26 if EAGER else 41
 
 
 async def noop(ctx):
@@ -49,4 +53,5 @@ async def test_an_observer_costs_so_many_calls_a_unit_and_none_costs_nothing():
     unasked = min([await calls_in(flow, [ignore_all]) for _ in range(3)])
     with_one = min([await calls_in(flow, [ignore]) for _ in range(3)])
     assert unasked - without < UNITS / 4
-    assert (with_one - without) / UNITS < MOST_FOR_A_UNIT
+    assert without / UNITS < MOST_FOR_A_UNIT
+    assert with_one / UNITS < MOST_WITH_ONE

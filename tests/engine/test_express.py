@@ -255,10 +255,47 @@ async def test_a_bug_of_ours_ends_the_run_and_is_raised(flow, monkeypatch):
         await flow.run()
 
 
+async def test_what_is_told_of_a_unit_is_what_its_record_says(flow, slices):
+    var, log = contextvars.ContextVar("var"), []
+
+    async def waits(ctx):
+        var.set(ctx.unit_id)
+        await asyncio.sleep(0)
+        return 2
+
+    async def fails(ctx):
+        var.set(ctx.unit_id)
+        raise ValueError
+
+    def observer(event):
+        log.append((type(event).__name__, getattr(event, "unit", None), event.time, var.get(None)))
+
+    flow.add_unit(one, name="a")
+    flow.add_unit(waits, ["a"], "b")
+    flow.add_unit(fails, ["b"], "c")
+    result = await flow.run(failure_policy="collect", observers=[observer])
+    told = [(kind, unit) for kind, unit, *_ in log]
+    assert told == [
+        ("RunStarted", None),
+        ("UnitReady", "a"), ("UnitStarted", "a"), ("UnitCompleted", "a"),
+        ("UnitReady", "b"), ("UnitStarted", "b"), ("UnitCompleted", "b"),
+        ("UnitReady", "c"), ("UnitStarted", "c"), ("UnitFailed", "c"),
+        ("RunFinished", None),
+    ]  # fmt: skip
+    inside = {(kind, unit): var for kind, unit, _, var in log}
+    assert inside["UnitCompleted", "b"] == "b"
+    assert inside["UnitStarted", "c"] is None
+    assert inside["UnitFailed", "c"] == "c"
+    ends = {unit: time for kind, unit, time, _ in log if kind in ("UnitCompleted", "UnitFailed")}
+    first = result.units["a"].started_at - log[2][2]
+    for unit, record in result.units.items():
+        assert record.ended_at - first == pytest.approx(ends[unit])
+    assert slices
+
+
 @pytest.mark.parametrize(
     "options",
     [
-        {"observers": [lambda event: None]},
         {"keep": "targets", "targets": ["a"]},
         {"mode": "sequential"},
     ],
