@@ -54,6 +54,8 @@ THIRD_PARTY = {
     "observe/otel.py": {"opentelemetry"},
     "blocking.py": {"anyio", "uvloop"},
     "cli.py": {"click"},
+    "dask_graph.py": {"dask"},
+    "dask_scheduler.py": {"anyio", "dask"},
     "streams.py": {"aiostream"},
     "tuning.py": {"psutil"},
     "testing/": {"anyio", "hypothesis", "pytest", "pytest_asyncio"},
