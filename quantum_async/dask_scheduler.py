@@ -29,12 +29,12 @@ from quantum_async.engine.attempt import release_frames, traceback_of, users_par
 from quantum_async.engine.loops import in_thread, new_task, running_loop
 from quantum_async.engine.threads import Spawn, ThreadDriver
 from quantum_async.partitioner import QuantumPartitioner
-from quantum_async.tuning import usable_cpus
 
 try:
     from dask import config
     from dask._task_spec import Alias
     from dask.callbacks import local_callbacks
+    from dask.system import CPU_COUNT
 
     from quantum_async.dask_graph import (
         Graph,
@@ -176,7 +176,7 @@ class _Computation:
         self._dsk, self._keys, self._mode = dsk, keys, mode
         self._cache = config.get("cache", None) if cache is None else cache
         self._spawn, most = _spawn(pool if pool is not None else config.get("pool", None), mode)
-        self._workers = min(num_workers or most, most) if most else num_workers or usable_cpus()
+        self._workers = min(num_workers or most, most) if most else num_workers or CPU_COUNT
         self._callbacks = callbacks
         self._reruns = reruns
         self._lock = threading.Lock()

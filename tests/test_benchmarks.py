@@ -77,7 +77,7 @@ spread 64 100 4 6400 25344
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("section", ["overhead", "scale", "growth", "makespan", "offload"])
+@pytest.mark.parametrize("section", ["overhead", "scale", "growth", "makespan", "offload", "dask"])
 def test_a_quick_run_of_a_section_prints_a_table(section: str, tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
     command = [sys.executable, "-m", "benchmarks", "--quick", "--json", str(file), section]
