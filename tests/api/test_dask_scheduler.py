@@ -11,23 +11,21 @@ from operator import add
 from typing import Any
 from weakref import ref
 
+import dask
 import pytest
+from dask._task_spec import Alias, DataNode, Task, TaskRef
+from dask.callbacks import Callback
+from dask.delayed import delayed
+from dask.utils_test import GetFunctionTestMixin, inc
 
-dask = pytest.importorskip("dask")
-
-from dask.callbacks import Callback  # noqa: E402
-from dask.delayed import delayed  # noqa: E402
-from dask.task_spec import Alias, DataNode, Task, TaskRef  # noqa: E402
-from dask.utils_test import GetFunctionTestMixin, inc  # noqa: E402
-
-from quantum_async.core.errors import (  # noqa: E402
+from quantum_async.core.errors import (
     CircularDependencyError,
     PlanError,
     UnknownDependencyError,
     WorkerCrashedError,
 )
-from quantum_async.dask_graph import compile_graph, tasks_of  # noqa: E402
-from quantum_async.dask_scheduler import UnknownKeyError, aget, get  # noqa: E402
+from quantum_async.dask_graph import compile_graph, tasks_of
+from quantum_async.dask_scheduler import UnknownKeyError, aget, get
 
 
 class TestConformance(GetFunctionTestMixin):  # type: ignore[misc]
@@ -582,6 +580,7 @@ class TestCollections:
 
     def test_dataframes(self) -> None:
         pandas = pytest.importorskip("pandas")
+        pytest.importorskip("pyarrow")
         dataframe = pytest.importorskip("dask.dataframe")
         plain = pandas.DataFrame({"kind": list("abcab"), "size": [1, 2, 3, 4, 5]})
         frame = dataframe.from_pandas(plain, npartitions=2)
