@@ -82,6 +82,12 @@ PRINTED = {
         r"when the load is over: \{'running': 0, 'waiting': 0\}",
         r"drained",
     ],
+    "service_pool": [
+        r"40 answers from 2 services; the last: all about topic 39",
+        r"a service died: 3\d answers, [1-4] lost",
+        r"and then: all about owls",
+        r"drained",
+    ],
     "token_stream": [
         r"  unit: \{\"unit\": \"facts\", \"seconds\": \d\.\d+\}",
         r"  end: \{\"state\": \"completed\"\}",
