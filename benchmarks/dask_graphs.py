@@ -32,9 +32,9 @@ def measure(size: Size) -> Table:
         rows = [skipped(_OURS, _THEIRS, f"{missing.name or 'dask'} is not installed")] * 4
         return Table(_TITLE, rows)
     schedulers = {_OURS: get, _THEIRS: dask.threaded.get}
-    rows = asyncio.run(_compare(schedulers, _overhead(size), Target(1.5), rounds=size.pick(5, 1)))
+    rows = asyncio.run(_compare(schedulers, _overhead(size), Target(1.5), rounds=size.pick(3, 1)))
     arrays = _arrays(size, dask.array)
-    rows += asyncio.run(_compare(schedulers, arrays, Target(1.0), rounds=size.pick(9, 1)))
+    rows += asyncio.run(_compare(schedulers, arrays, Target(1.0), rounds=size.pick(7, 1)))
     remark = f"Both with {usable_cpus()} threads. Overhead: no-op tasks; makespan: arrays."
     return Table(_TITLE, rows, [remark])
 
@@ -110,7 +110,7 @@ def _arrays(size: Size, array: Any) -> Iterator[tuple[str, Callable[[], Graph]]]
         return blocks @ blocks
 
     def contraction() -> Any:
-        blocks = random(800, 80)
+        blocks = random(800, 100)
         return array.tensordot(blocks, blocks, axes=((0, 1), (0, 1)))
 
     def transposes() -> Any:

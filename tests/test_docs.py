@@ -48,6 +48,7 @@ MARKS = [
     "<!-- peers:begin -->",
     "<!-- peers:end -->",
 ]
+FOR_RECIPES = ("celery", "taskiq", "temporalio")  # the group `recipes`, which `test` is without
 TIMES, NOTHING = re.compile(r"\d+\.\d+|\d+%|[·▁-█]+"), re.compile(r"(?!)")
 
 
@@ -128,6 +129,9 @@ def logging_untouched() -> Iterator[None]:
 @pytest.mark.parametrize(("page", "text"), [one for page in PAGES for one in sections(page)])
 @pytest.mark.usefixtures("logging_untouched")
 def test_the_examples_of_a_section_run_and_print_what_it_shows(page: Path, text: str) -> None:
+    for library in FOR_RECIPES:
+        if f"from {library}" in text:
+            pytest.importorskip(library)
     section = Document(text, str(page))
     with asyncio.Runner() as runner:
         program = Program(section, runner)
