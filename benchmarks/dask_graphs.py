@@ -106,7 +106,7 @@ def _arrays(size: Size, array: Any) -> Iterator[tuple[str, Callable[[], Graph]]]
         return random(4_000, 250).sum()
 
     def product() -> Any:
-        blocks = random(1_000, 100)
+        blocks = random(900, 100)
         return blocks @ blocks
 
     def contraction() -> Any:

@@ -190,23 +190,20 @@ def _needed(
 
 def _ranks(tasks: Mapping[Key, Any]) -> Mapping[Key, int]:
     try:
-        ranks: Mapping[Key, int] = order(tasks)
+        return order(tasks)  # type: ignore[no-any-return]
     except RuntimeError as error:
-        cycle = _cycle(tasks)
-        if cycle is None:
-            raise
-        raise CircularDependencyError(cycle) from error
-    return ranks
+        for cycle in _cycles(tasks):
+            raise CircularDependencyError(cycle) from error
+        raise
 
 
-def _cycle(tasks: Mapping[Key, Any]) -> list[str] | None:
+def _cycles(tasks: Mapping[Key, Any]) -> Iterator[list[str]]:
     keys = list(tasks)
     numbers = {key: number for number, key in enumerate(keys)}
     edges_up = [tuple(map(numbers.__getitem__, task.dependencies)) for task in tasks.values()]
     ordered = graph.topological_order(edges_up, graph.inverted(edges_up))
     for cycle in graph.find_cycles(edges_up, ordered):
-        return [str(keys[number]) for number in cycle]
-    return None
+        yield [str(keys[number]) for number in cycle]
 
 
 class Told:

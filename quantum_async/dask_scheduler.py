@@ -211,6 +211,7 @@ class _Computation:
                 yield told
             except BaseException:
                 told.finish(failed=True)
+                self._values.clear()  # or the error's traceback would hold them
                 raise
             told.finish(failed=False)
 

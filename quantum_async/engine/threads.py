@@ -141,7 +141,7 @@ class ThreadDriver:
             return False
         unit, call, wants_help = taken
         if wants_help:
-            with suppress(RuntimeError):  # no thread can be started, or the pool was shut down
+            with suppress(Exception):  # no thread can be started, or the pool was shut down
                 self._get_worker()
         try:
             value = self._context.copy().run(call)
