@@ -34,7 +34,7 @@ def measure(size: Size) -> Table:
     schedulers = {_OURS: get, _THEIRS: dask.threaded.get}
     rows = asyncio.run(_compare(schedulers, _overhead(size), Target(1.5), rounds=size.pick(3, 1)))
     arrays = _arrays(size, dask.array)
-    rows += asyncio.run(_compare(schedulers, arrays, Target(1.0), rounds=size.pick(7, 1)))
+    rows += asyncio.run(_compare(schedulers, arrays, Target(1.0), rounds=size.pick(9, 1)))
     remark = f"Both with {usable_cpus()} threads. Overhead: no-op tasks; makespan: arrays."
     return Table(_TITLE, rows, [remark])
 
@@ -110,7 +110,7 @@ def _arrays(size: Size, array: Any) -> Iterator[tuple[str, Callable[[], Graph]]]
         return blocks @ blocks
 
     def contraction() -> Any:
-        blocks = random(800, 100)
+        blocks = random(1_600, 200)
         return array.tensordot(blocks, blocks, axes=((0, 1), (0, 1)))
 
     def transposes() -> Any:
