@@ -4,12 +4,14 @@ import asyncio
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextvars import ContextVar
 from functools import partial
 from multiprocessing.pool import ThreadPool
 from operator import add
+from pathlib import Path
 from typing import Any
 from weakref import ref
 
@@ -514,6 +516,22 @@ async def test_worker_processes_of_the_loop() -> None:
     assert pid == same != os.getpid()
     with pytest.raises(WorkerCrashedError, match="'dies'"):
         await aget({"dies": (dies,)}, "dies", num_workers=2, mode="process")
+
+
+def begins(fifo: Path) -> None:
+    fifo.write_text("I have begun")
+    time.sleep(60)
+
+
+@pytest.mark.slow
+async def test_a_cancelled_computation_kills_its_worker_processes(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    computing = asyncio.create_task(aget({"x": (begins, fifo)}, "x", num_workers=1, mode="process"))
+    assert await asyncio.to_thread(fifo.read_text) == "I have begun"
+    computing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(computing, 10)
 
 
 @pytest.mark.slow
