@@ -159,7 +159,8 @@ class Comparison:
                 raise Unavailable(f"it needs Python {peer.python[0]}.{peer.python[1]}")
             python = python_for(peer.requires, self._options.folder)
             packages = [package(one) for one in peer.requires]
-            ours = {place: await self._us(place) for place in dict.fromkeys(("loop", peer.place))}
+            places: set[Place] = {"loop", peer.place}
+            ours = {place: await self._us(place) for place in sorted(places)}
             async with started(python, peer.engine, packages) as child:
                 return Report(peer, child.versions, await self._cases(peer, child, ours))
         except Unavailable as reason:
@@ -182,7 +183,7 @@ class Comparison:
         for case in peer.cases:
             try:
                 # Where units sleep we are compared on the loop only: slots are not what is asked.
-                beside = {"loop": ours["loop"]} if case in MAKESPAN else ours
+                beside: Mapping[Place, Child] = {"loop": ours["loop"]} if case in MAKESPAN else ours
                 outcomes[case] = (
                     Outcome(case, skipped=gone)
                     if gone
@@ -201,36 +202,73 @@ class Comparison:
         except FileNotFoundError as error:
             return Outcome(case, skipped=str(error))
         asked = {"case": case, "count": units, "graphs": self._options.graphs}
-        contenders: dict[str, Child] = {"theirs": child, **ours}
-        repeats: dict[str, int] = {}
-        rounds = 1
-        for name, one in contenders.items():
-            answer = await one.ask(**asked, repeats=1)
-            if "error" in answer:
-                return _failed(case, name, answer)
-            took = answer["build"] + answer["run"]
-            repeats[name] = 1
-            if not self._options.quick:
-                repeats[name] = max(1, min(_REPEATS, math.ceil(_LEAST / took)))
-                if name == "theirs":
-                    rounds = max(1, min(_ROUNDS, int(_MOST / took)))
-        times: dict[str, Times] = {name: Times([], []) for name in contenders}
-        for turn in range(rounds):
-            names = list(contenders)
-            for name in names[turn % len(names) :] + names[: turn % len(names)]:
-                answer = await contenders[name].ask(**asked, repeats=repeats[name])
-                if "error" in answer:
-                    return _failed(case, name, answer)
-                times[name].build.append(answer["build"])
-                times[name].run.append(answer["run"])
+        theirs = _Side(child, asked)
+        us = {place: _Side(one, asked) for place, one in ours.items()}
+        try:
+            await self._rounds(theirs, list(us.values()))
+        except _Failed as failure:
+            if failure.side is not theirs:
+                raise RuntimeError(f"quantum_async fails at {case}: {failure}") from failure
+            return Outcome(case, skipped=str(failure))
         bound = given.graph.critical_path() if given.sleeps else 0.0
-        return Outcome(case, len(given.graph), bound, times.pop("theirs"), times)
+        taken = {place: side.times for place, side in us.items()}
+        return Outcome(case, len(given.graph), bound, theirs.times, taken)
+
+    async def _rounds(self, theirs: "_Side", us: list["_Side"]) -> None:
+        sides = [theirs, *us]
+        took = [await side.turn() for side in sides]  # what only a first time costs
+        rounds = 1
+        if not self._options.quick:
+            rounds = max(1, min(_ROUNDS, int(_MOST / took[0])))
+            for side, seconds in zip(sides, took, strict=True):
+                side.repeats = max(1, min(_REPEATS, math.ceil(_LEAST / seconds)))
+        for side in sides:
+            side.forget()
+        for turn in range(rounds):
+            start = turn % len(sides)
+            for side in sides[start:] + sides[:start]:
+                await side.turn()
 
 
-def _failed(case: str, name: str, answer: Mapping[str, str]) -> Outcome:
-    if name != "theirs":
-        raise RuntimeError(f"quantum_async fails at {case}: {answer['error']}")
-    return Outcome(case, skipped=answer["error"])
+class _Failed(Exception):  # noqa: N818 - it is a reason
+    """An engine raised, or was wrong."""
+
+    def __init__(self, side: "_Side", reason: str) -> None:
+        super().__init__(reason)
+        self.side = side
+
+
+class _Side:
+    """One of those who take turns at a case.
+
+    Args:
+        child: Its process.
+        asked: The case.
+    """
+
+    def __init__(self, child: Child, asked: Mapping[str, Any]) -> None:
+        self.repeats = 1
+        self._child = child
+        self._asked = asked
+        self._taken: list[tuple[float, float]] = []
+
+    @property
+    def times(self) -> Times:
+        """What its turns took."""
+        build, run = zip(*self._taken, strict=True)
+        return Times(build, run)
+
+    def forget(self) -> None:
+        """Forget the turns so far."""
+        self._taken.clear()
+
+    async def turn(self) -> float:
+        """Build and run once, or as often as makes it long enough; return the seconds of one."""
+        answer = await self._child.ask(**self._asked, repeats=self.repeats)
+        if "error" in answer:
+            raise _Failed(self, answer["error"])
+        self._taken.append((answer["build"], answer["run"]))
+        return float(answer["build"] + answer["run"])
 
 
 def _each(times: Times | None, units: int) -> tuple[float, float]:

@@ -1,5 +1,6 @@
 """The outcome as tables in Markdown."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -47,10 +48,8 @@ def _overhead(reports: Sequence[Report], what: str) -> str:
     for report in reports:
         places: dict[Place, None] = dict.fromkeys(("loop", report.peer.place))
         for place in places:
-            cells = [
-                _cell(report, case, lambda one, to=place: _compared(one, to, what))
-                for case in OVERHEAD
-            ]
+            show = functools.partial(_compared, place=place, what=what)
+            cells = [_cell(report, case, show) for case in OVERHEAD]
             if what == "build" and set(cells) == {_NONE}:
                 continue
             units = max(one.units for one in report.outcomes.values() if one.case in OVERHEAD)
