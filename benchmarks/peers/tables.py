@@ -33,29 +33,35 @@ def tables(reports: Sequence[Report]) -> list[str]:
     """Return all of them, and the notes about what is missing."""
     measured = [report for report in reports if not report.skipped]
     sections = [
-        ("## To run a unit that does nothing", _RUN, _overhead(measured, "run")),
-        ("## To build the graph", _BUILD, _overhead(measured, "build")),
+        ("## To run a unit that does nothing", _RUN, _running(measured)),
+        ("## To build the graph", _BUILD, _building(measured)),
         ("## Makespan over the lower bound", _MAKESPAN, _makespan(measured)),
         ("## What is missing", "", _missing(reports)),
     ]
     return [part for section in sections if section[-1] for part in section if part]
 
 
-def _overhead(reports: Sequence[Report], what: str) -> str:
-    target = ["target"] if what == "run" else []
-    head = ["engine", "beside ours", "units", *OVERHEAD, *target]
+def _running(reports: Sequence[Report]) -> str:
     rows = []
     for report in reports:
-        places: dict[Place, None] = dict.fromkeys(("loop", report.peer.place))
-        for place in places:
-            show = functools.partial(_compared, place=place, what=what)
-            cells = [_cell(report, case, show) for case in OVERHEAD]
-            if what == "build" and set(cells) == {_NONE}:
-                continue
-            units = max(one.units for one in report.outcomes.values() if one.case in OVERHEAD)
-            verdict = [_verdict(report, place)] if target else []
-            rows.append([_title(report), _PLACES[place], f"{units:,}", *cells, *verdict])
-    return _table(head, rows, "ll" + "r" * (len(OVERHEAD) + 1) + "l" * len(target))
+        besides: dict[Place, None] = {"loop": None, report.peer.place: None}
+        for beside in besides:
+            title, *cells = _overhead(report, beside, "run")
+            rows.append([title, _PLACES[beside], *cells, _verdict(report, beside)])
+    head = ["engine", "beside ours", "units", *OVERHEAD, "target"]
+    return _table(head, rows, "ll" + "r" * (len(OVERHEAD) + 1) + "l")
+
+
+def _building(reports: Sequence[Report]) -> str:
+    rows = [_overhead(report, "loop", "build") for report in reports]
+    rows = [row for row in rows if set(row[2:]) != {_NONE}]
+    return _table(["engine", "units", *OVERHEAD], rows, "l" + "r" * (len(OVERHEAD) + 1))
+
+
+def _overhead(report: Report, place: Place, what: str) -> list[str]:
+    show = functools.partial(_compared, place=place, what=what)
+    units = max(one.units for one in report.outcomes.values() if one.case in OVERHEAD)
+    return [_title(report), f"{units:,}", *(_cell(report, case, show) for case in OVERHEAD)]
 
 
 def _compared(outcome: Outcome, place: Place, what: str) -> str:
