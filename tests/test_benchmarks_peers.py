@@ -208,6 +208,7 @@ async def test_what_ends_is_skipped_with_its_last_words(tmp_path: Path) -> None:
     child = await _child("raise SystemExit('no memory left')", tmp_path)
     with pytest.raises(Unavailable, match="ended with code 1: no memory left"):
         await child.ask(case="wide")
+    assert child.gone
     await child.end()
 
 
@@ -219,6 +220,45 @@ async def test_what_takes_too_long_is_killed(
     with pytest.raises(Unavailable, match=r"took longer than 0\.01 s"):
         await child.ask(case="wide")
     await child.end()
+
+
+class _Told(Child):
+    """A child that answers what it is told to."""
+
+    def __init__(self, *answers: dict[str, Any]) -> None:
+        self.versions, self.gone = {}, False
+        self._answers = list(answers)
+
+    async def ask(self, **case: Any) -> dict[str, Any]:
+        if self._answers:
+            return self._answers.pop(0)
+        self.gone = True
+        raise Unavailable("it took longer than a day")
+
+
+async def test_after_the_end_of_an_engine_its_other_cases_are_not_tried(tmp_path: Path) -> None:
+    times = {"build": 1e-3, "run": 2e-3}
+    peer = Peer("some", "Some", "some:Some", 10, cases=("wide", "chain", "layered", "tree"))
+    options = Options(quick=True, graphs="", folder=tmp_path)
+    theirs = _Told(times, times, {"error": "RecursionError"})
+    us: Any = {"loop": _Told(*[times] * 4)}
+    outcomes = await Comparison(options)._cases(peer, theirs, us)
+    assert outcomes["wide"].times_ours("loop", "run").middle == 1
+    assert {case: one.skipped for case, one in outcomes.items()} == {
+        "wide": "",
+        "chain": "RecursionError",
+        "layered": "it took longer than a day",
+        "tree": "not tried after that",
+    }
+
+
+async def test_a_failure_of_ours_is_no_gap_in_the_table(tmp_path: Path) -> None:
+    times = {"build": 1e-3, "run": 2e-3}
+    peer = Peer("some", "Some", "some:Some", 10, cases=("wide",))
+    comparison = Comparison(Options(quick=True, graphs="", folder=tmp_path))
+    us: Any = {"loop": _Told()}
+    with pytest.raises(RuntimeError, match="quantum_async fails at wide: it took longer"):
+        await comparison._cases(peer, _Told(*[times] * 9), us)
 
 
 # -- what is printed -------------------------------------------------------------------------------

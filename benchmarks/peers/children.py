@@ -23,12 +23,14 @@ class Child:
 
     Attributes:
         versions: Versions of its packages.
+        gone: Whether it answers no more.
     """
 
     def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
         self._process = process
         self._log = log
         self.versions: Mapping[str, str] = {}
+        self.gone = False
 
     async def ask(self, **case: Any) -> dict[str, Any]:
         """Send a case, and return the answer, which may be an ``error``.
@@ -52,9 +54,11 @@ class Child:
         try:
             line = await asyncio.wait_for(self._process.stdout.readline(), LIMIT)
         except TimeoutError:
+            self.gone = True
             self.kill()
             raise Unavailable(f"it took longer than {LIMIT:g} s") from None
         if not line:
+            self.gone = True
             code = await self._process.wait()
             raise Unavailable(f"its process ended with code {code}{self._last_words()}")
         answer: dict[str, Any] = json.loads(line)

@@ -1,6 +1,5 @@
 """An engine and us, in turn: round by round, on the same graph."""
 
-import contextlib
 import math
 import statistics
 import sys
@@ -154,13 +153,13 @@ class Comparison:
 
     async def measure(self, peer: Peer) -> Report:
         """Measure all cases of an engine."""
+        places: set[Place] = {"loop", peer.place}
+        ours = {place: await self._us(place) for place in sorted(places)}
         try:
             if sys.version_info < peer.python:
                 raise Unavailable(f"it needs Python {peer.python[0]}.{peer.python[1]}")
             python = python_for(peer.requires, self._options.folder)
             packages = [package(one) for one in peer.requires]
-            places: set[Place] = {"loop", peer.place}
-            ours = {place: await self._us(place) for place in sorted(places)}
             async with started(python, peer.engine, packages) as child:
                 return Report(peer, child.versions, await self._cases(peer, child, ours))
         except Unavailable as reason:
@@ -176,22 +175,15 @@ class Comparison:
         self, peer: Peer, child: Child, ours: Mapping[Place, Child]
     ) -> dict[str, Outcome]:
         units, outcomes = self._options.units(peer), dict[str, Outcome]()
-        gone = ""
         if not self._options.quick:  # what only a first time costs
-            with contextlib.suppress(Unavailable):
-                await child.ask(case=peer.cases[0], count=units, graphs="", repeats=1)
+            await child.ask(case=peer.cases[0], count=units, graphs="", repeats=1)
         for case in peer.cases:
-            try:
-                # Where units sleep we are compared on the loop only: slots are not what is asked.
-                beside: Mapping[Place, Child] = {"loop": ours["loop"]} if case in MAKESPAN else ours
-                outcomes[case] = (
-                    Outcome(case, skipped=gone)
-                    if gone
-                    else await self._case(case, units, child, beside)
-                )
-            except Unavailable as reason:
-                outcomes[case] = Outcome(case, skipped=str(reason))
-                gone = "not tried after that"
+            if child.gone:
+                outcomes[case] = Outcome(case, skipped="not tried after that")
+                continue
+            # Where units sleep we are compared on the loop only: slots are not what is asked.
+            beside: Mapping[Place, Child] = {"loop": ours["loop"]} if case in MAKESPAN else ours
+            outcomes[case] = await self._case(case, units, child, beside)
         return outcomes
 
     async def _case(
@@ -264,7 +256,10 @@ class _Side:
 
     async def turn(self) -> float:
         """Build and run once, or as often as makes it long enough; return the seconds of one."""
-        answer = await self._child.ask(**self._asked, repeats=self.repeats)
+        try:
+            answer = await self._child.ask(**self._asked, repeats=self.repeats)
+        except Unavailable as gone:
+            raise _Failed(self, str(gone)) from gone
         if "error" in answer:
             raise _Failed(self, answer["error"])
         self._taken.append((answer["build"], answer["run"]))
