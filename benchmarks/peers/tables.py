@@ -95,9 +95,10 @@ def _makespan(reports: Sequence[Report]) -> str:
 
 
 def _case_title(reports: Sequence[Report], case: str) -> str:
+    title = "staggered lanes" if case == LANES else f"`{case}`"
     found = [report.outcomes[case] for report in reports if case in report.outcomes]
     units = max((one.units for one in found), default=0)
-    return f"{'staggered lanes' if case == LANES else f'`{case}`'}, {units} units"
+    return f"{title}, {units} units" if units else title
 
 
 def _over(outcome: Outcome) -> str:
