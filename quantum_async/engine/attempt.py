@@ -118,24 +118,12 @@ async def attempt_plain(
         engine.broke(bug, unit)
 
 
-async def attempt_bound(
-    engine: Reports,
-    unit: int,
-    function: Callable[..., Coroutine[Any, Any, Any]],
-    binding: Binding,
-    ctx: ExecutionContext[Any],
-) -> None:
-    """Run a coroutine function that has no limits, with arguments of its own."""
-    try:
-        try:
-            args, kwargs = binding.bind(ctx)
-            value = await function(*args, **kwargs)
-        except BaseException as error:
-            sort_out(engine, unit, None, error)
-        else:
-            engine.completed(unit, value)
-    except BaseException as bug:
-        engine.broke(bug, unit)
+def call_bound(
+    function: Callable[..., Coroutine[Any, Any, Any]], binding: Binding, ctx: ExecutionContext[Any]
+) -> Coroutine[Any, Any, Any]:
+    """Call a coroutine function with arguments of its own: inside the attempt, whose they are."""
+    args, kwargs = binding.bind(ctx)
+    return function(*args, **kwargs)
 
 
 async def attempt_full(

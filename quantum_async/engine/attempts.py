@@ -17,10 +17,10 @@ from quantum_async.core.phases import OPEN, RUNNING
 from quantum_async.core.shapes import STREAM
 from quantum_async.engine.attempt import (
     Work,
-    attempt_bound,
     attempt_full,
     attempt_plain,
     bound,
+    call_bound,
     nearest,
     on_loop,
 )
@@ -146,10 +146,11 @@ class Attempts:
         coroutine: Coroutine[Any, Any, None]
         if not (self._short[lane] and handle.options.plain):
             coroutine = self._full_attempt(unit, ctx, self._places[lane])
-        elif (binding := handle.options.binding) is CONTEXT:
-            coroutine = attempt_plain(self._outcomes, unit, handle.function, ctx)
         else:
-            coroutine = attempt_bound(self._outcomes, unit, handle.function, binding, ctx)
+            function, binding = handle.function, handle.options.binding
+            if binding is not CONTEXT:
+                function = partial(call_bound, function, binding)
+            coroutine = attempt_plain(self._outcomes, unit, function, ctx)
         name = f"{self._prefix}{self._names[unit]}#{attempt}"
         self.spawn(unit, coroutine, name, context)
 

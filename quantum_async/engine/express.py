@@ -7,16 +7,16 @@ that goes the long way.
 """
 
 import asyncio
-from collections.abc import Callable, Container, Coroutine
+from collections.abc import Callable, Container
 from contextvars import Context, copy_context
+from functools import partial
 from typing import Any
 
-from quantum_async.core.binding import Binding
 from quantum_async.core.context import ExecutionContext
 from quantum_async.core.events import UnitCompleted, UnitStarted
 from quantum_async.core.express import express, is_simple
 from quantum_async.core.phases import RUNNING
-from quantum_async.engine.attempt import sort_out
+from quantum_async.engine.attempt import call_bound, sort_out
 from quantum_async.engine.attempts import Attempts
 from quantum_async.engine.outcomes import Outcomes
 from quantum_async.engine.setup import Setup
@@ -77,9 +77,8 @@ class Express:
         attempts, starts, ends, phase = ledger.attempts, ledger.starts, ledger.ends, scheduler.phase
         handles, names, short, prefix = self._handles, self._names, self._short, self._prefix
         clock, context_of, view, loop = self._clock, ExecutionContext.of, self._view, self._loop
-        plain, bound, bind, tells = self._plain, self._bound, self._bind, self._tells_start
+        attempt, bind, tells = self._attempt, self._bind, self._tells_start
         context: Context | None = None  # what the task copies by itself
-        coroutine: Coroutine[Any, Any, None]
         now = clock()
         for unit in express(scheduler, tasks):
             if short[unit]:
@@ -91,13 +90,11 @@ class Express:
                     context.run(bind, names[unit], 1)
                 attempts[unit] = 1
                 starts[unit] = now
-                handle, ctx = handles[unit], context_of(view, unit, 1)
-                if short[unit] == 1:
-                    coroutine = plain(unit, handle.function, ctx)
-                else:
-                    coroutine = bound(unit, handle.function, ctx, handle.options.binding)
+                function = handles[unit].function
+                if short[unit] == 2:
+                    function = partial(call_bound, function, handles[unit].options.binding)
                 task = asyncio.Task(
-                    coroutine,
+                    attempt(unit, function, context_of(view, unit, 1)),
                     loop=loop,
                     context=context,
                     name=f"{prefix}{names[unit]}#1",
@@ -123,29 +120,11 @@ class Express:
             self._attempts.tell_ready(now)
         return self._attempts.tell_start(unit, 1, now, self._ledger.where[0])
 
-    async def _plain(self, unit: int, function: Callable[..., Any], ctx: Any) -> None:
+    async def _attempt(self, unit: int, function: Callable[..., Any], ctx: Any) -> None:
         """Call ``function(ctx)``; see `attempt_plain`."""
         try:
             try:
                 value = await function(ctx)
-            except BaseException as error:
-                sort_out(self._outcomes, unit, None, error)
-            else:
-                if self._tells_end or self._nested or unit in self._tasks:
-                    self._outcomes.completed(unit, value)
-                else:
-                    self._ledger.results[unit] = value
-        except BaseException as bug:
-            self._outcomes.broke(bug, unit)
-
-    async def _bound(
-        self, unit: int, function: Callable[..., Any], ctx: Any, binding: Binding
-    ) -> None:
-        """Call it with arguments of its own; see `attempt_bound`."""
-        try:
-            try:
-                args, kwargs = binding.bind(ctx)
-                value = await function(*args, **kwargs)
             except BaseException as error:
                 sort_out(self._outcomes, unit, None, error)
             else:
