@@ -294,9 +294,16 @@ class ExecutionContext(Mapping[str, Any], Generic[T]):
 
     def __getitem__(self, key: str | Handle) -> Any:
         name = key.id if isinstance(key, Handle) else key
-        results = self.unit_results
-        if name in results:
+        results = self._results
+        if results is None:
+            results = self.unit_results
+        try:
             return results[name]
+        except KeyError:
+            pass  # not told from in here, or it would stand in the traceback
+        return self._other_than_result(name)
+
+    def _other_than_result(self, name: str) -> Any:
         run = self._run
         if run.is_unit(name):
             ended = run.outcome(self._unit, name)
