@@ -603,9 +603,16 @@ for number in (1, 2, 3):
     assert calls[3].messages[:2] == ["call 3", "raw 3"]
 
 
-async def test_a_finished_call_gets_nothing_more(outlet):
-    worked = await work(outlet, "subprocess.Popen(['sh', '-c', 'sleep 0.1; echo late'])")
-    await asyncio.sleep(0.25)
+async def test_a_finished_call_gets_nothing_more(outlet, tmp_path):
+    go, done = tmp_path / "go", tmp_path / "done"
+    os.mkfifo(go)
+    os.mkfifo(done)
+    told = f"cat {go}; echo late; echo > {done}"
+    worked = await work(outlet, f"subprocess.Popen(['sh', '-c', {told!r}])")
+    await asyncio.to_thread(go.write_text, "")
+    await asyncio.to_thread(done.read_text)  # what was late is in the pipe now
+    for _ in range(3):
+        await asyncio.sleep(0)  # and would be read now
     assert worked.messages == []
 
 
