@@ -77,21 +77,17 @@ class Express:
         attempts, starts, ends, phase = ledger.attempts, ledger.starts, ledger.ends, scheduler.phase
         handles, names, short, prefix = self._handles, self._names, self._short, self._prefix
         clock, context_of, view, loop = self._clock, ExecutionContext.of, self._view, self._loop
-        attempt, bind, tells = self._attempt, self._bind, self._tells_start
-        context: Context | None = None  # what the task copies by itself
+        attempt, prepares = self._attempt, self._tells_start or self._bind is not None
+        context: Context | None = None  # or the task makes the copy by itself
         now = clock()
         for unit in express(scheduler, tasks):
-            if short[unit]:
-                if tells:
-                    context = self._told(unit, now)
-                elif bind is not None:
-                    context = copy_context()
-                if bind is not None and context is not None:
-                    context.run(bind, names[unit], 1)
+            if kind := short[unit]:
+                if prepares:
+                    context = self._prepared(unit, now)
                 attempts[unit] = 1
                 starts[unit] = now
                 function = handles[unit].function
-                if short[unit] == 2:
+                if kind == 2:
                     function = partial(call_bound, function, handles[unit].options.binding)
                 task = asyncio.Task(
                     attempt(unit, function, context_of(view, unit, 1)),
@@ -114,11 +110,17 @@ class Express:
                 return True
         return False
 
-    def _told(self, unit: int, now: float) -> Context:
+    def _prepared(self, unit: int, now: float) -> Context:
         """Tell that a unit begins; return the context variables that it shall have."""
-        if self._scheduler.just_ready:
-            self._attempts.tell_ready(now)
-        return self._attempts.tell_start(unit, 1, now, self._ledger.where[0])
+        if self._tells_start:
+            if self._scheduler.just_ready:
+                self._attempts.tell_ready(now)
+            context = self._attempts.tell_start(unit, 1, now, self._ledger.where[0])
+        else:
+            context = copy_context()
+        if self._bind is not None:
+            context.run(self._bind, self._names[unit], 1)
+        return context
 
     async def _attempt(self, unit: int, function: Callable[..., Any], ctx: Any) -> None:
         """Call ``function(ctx)``; see `attempt_plain`."""
