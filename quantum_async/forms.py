@@ -6,6 +6,7 @@ from typing import Any
 
 from quantum_async.blocking import run_blocking
 from quantum_async.composition import Composition
+from quantum_async.core.record import Elsewhere
 from quantum_async.core.states import ExecutionMode, FailurePolicy, Strategy, UnitState
 from quantum_async.core.unit import QuantumUnit, R, T
 from quantum_async.request import or_else
@@ -42,7 +43,8 @@ class Forms(Composition[T, R]):
             options: Other options of `run`.
 
         Returns:
-            Results by unit name, in plan order.
+            Results by unit name, in plan order. What stays on a cluster is a `RemoteValue`, whose
+            method `here` fetches it.
 
         Raises:
             RuntimeError: If an event loop is running in this thread.
@@ -55,7 +57,12 @@ class Forms(Composition[T, R]):
             "max_workers": max_workers,
             "custom_executor": custom_executor,
         }
-        return dict(run_blocking(lambda: self._started(context, options)))
+        result = run_blocking(lambda: self._started(context, options))
+        stored = ((name, result._stored(name)) for name in result)
+        return {
+            name: value.here() if isinstance(value, Elsewhere) and value.is_here else value
+            for name, value in stored
+        }
 
     def execute_with_strategy(self, context: Any, strategy: Strategy | str) -> dict[str, Any]:
         """As `execute`, with the ready queue ordered by `strategy`."""

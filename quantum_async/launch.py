@@ -9,7 +9,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from quantum_async.core.effects import EffectLog
 from quantum_async.core.errors import (
     PlanError,
 )
-from quantum_async.core.limits import Gauge
+from quantum_async.core.limits import Gauge, Needs
 from quantum_async.core.plan import ExecutionPlan
 from quantum_async.core.ranking import Ranking, ranking_of
 from quantum_async.core.scheduler import Scheduler
@@ -36,6 +36,7 @@ from quantum_async.engine.placement import (
     INTERPRETER,
     LOOP,
     PROCESS,
+    REMOTE,
     THREAD,
     Placement,
     Slots,
@@ -69,7 +70,7 @@ async def launch(plan: ExecutionPlan, request: RunRequest, nest: Nest) -> Engine
     """
     problems: list[PlanError] = []
     scope = scope_of(plan, request, problems)
-    placement = place_units(plan, request.mode, request.strategy)
+    placement = _placed(plan, request)
     problems += input_problems(plan, request.input, scope.given.keys() | set(scope.outside))
     problems += beyond_limits(plan, request, scope)
     if problems:
@@ -96,18 +97,14 @@ async def launch(plan: ExecutionPlan, request: RunRequest, nest: Nest) -> Engine
     ledger.environment = _environment(request, run_id)
     ledger.give(scope.given)
     ledger.effects = _effects(request, clock, ledger)
-    view = View(
-        plan,
-        rows,
-        ledger.results,
-        input=request.input,
-        metrics=ledger.metrics,
-        effects=ledger.effects,
-        environment=ledger.environment,
-        run_id=run_id,
-    )
+    view = _view(plan, request, ledger)
     if PROCESS in executors and request.workers.batches and request.around is None:
         _send_ahead(executors[PROCESS], plan, scheduler, view, placement, ledger)
+    arriving = None
+    if REMOTE in executors:
+        from quantum_async.clusters import connected
+
+        arriving = connected(executors, plan, request, placement, ledger, view, scope.wanted)
     bus = Bus(request.observers, run_id, clock, complain) if outer is None else outer.bus
     bus.introduce(plan)
     setup = Setup(
@@ -117,7 +114,7 @@ async def launch(plan: ExecutionPlan, request: RunRequest, nest: Nest) -> Engine
         view=view,
         rows=rows,
         bus=bus,
-        places=[_work(place, executors, outside_work) for place in placement.places],
+        places=_works(placement, executors, outside_work),
         clock=clock,
         policy=request.failure_policy,
         complain=complain,
@@ -133,8 +130,33 @@ async def launch(plan: ExecutionPlan, request: RunRequest, nest: Nest) -> Engine
         nest=nest,
         ends_at=math.inf if outer is None else outer.ends_at,
         priority=request.priority,
+        executor=request.executor,
+        arriving=arriving,
     )
     return Engine(setup)
+
+
+def _view(plan: ExecutionPlan, request: RunRequest, ledger: Ledger) -> View:
+    return View(
+        plan,
+        ledger.rows,
+        ledger.results,
+        input=request.input,
+        metrics=ledger.metrics,
+        effects=ledger.effects,
+        environment=ledger.environment,
+        run_id=ledger.run_id,
+    )
+
+
+def _placed(plan: ExecutionPlan, request: RunRequest) -> Placement:
+    has_cluster = request.executor is not None
+    return place_units(plan, request.mode, request.strategy, remote=has_cluster)
+
+
+def runs_remotely(plan: ExecutionPlan, request: RunRequest) -> bool:
+    """Return whether any unit of a plan runs on a cluster, as it is requested."""
+    return REMOTE in _placed(plan, request).places
 
 
 def _effects(request: RunRequest, clock: Callable[[], float], ledger: Ledger) -> EffectLog:
@@ -167,7 +189,7 @@ def _scheduler(
         given=scope.given,
         outside=scope.outside,
         gauges=[(*mine, *slots.of(place)) for place in placement.places],
-        needs=placement.needs,
+        needs=_limited_needs(placement, request),
         budget=request.budget,
         special=plan.special,
         triggers=triggers,
@@ -175,6 +197,14 @@ def _scheduler(
     )
     scheduler.total = mine[0] if mine else slots.total
     return scheduler
+
+
+def _limited_needs(placement: Placement, request: RunRequest) -> Sequence[Needs]:
+    """Return what the units of each lane use of limits; what else they use is the cluster's."""
+    if REMOTE not in placement.places:
+        return placement.needs
+    limits = () if request.budget is None else request.budget.limits
+    return [tuple(need for need in needs if need[0] in limits) for needs in placement.needs]
 
 
 def _slots(
@@ -256,6 +286,23 @@ def _executors(
         if any(refusals):
             raise PlanError.of([one for one in refusals if one is not None])
         executors[INTERPRETER] = InterpreterExecutor()
+    if REMOTE in placement.places:
+        from quantum_async import clusters
+        from quantum_async.engine.executors.packing import unsendable
+
+        there = units_in(REMOTE)
+        if request.executor is None:
+            raise clusters.no_cluster(plan, there)
+        handles = [plan.handles[unit] for unit in there]
+        limits = () if request.budget is None else request.budget.limits
+        problems = list(clusters.problems_on(request.executor, handles, limits))
+        unknown = [unit for unit in there if unit not in plan.sendable]
+        problems += unsendable(plan.handles[unit] for unit in unknown)
+        if problems:
+            raise PlanError.of(problems)
+        plan.sendable.update(unknown)
+        executors[REMOTE] = place = clusters.place_on(request.executor, request, run_id, complain)
+        companions.append(place)
     cpu_bound = units_in(PROCESS)
     if cpu_bound and not hasattr(os, "mkfifo"):
         raise PlanError(
@@ -312,6 +359,17 @@ def _work(place: str, executors: Mapping[str, Executor], outside_work: OutsideWo
         return await settled(await run(job))
 
     return elsewhere
+
+
+def _works(
+    placement: Placement, executors: Mapping[str, Executor], outside_work: OutsideWork | None
+) -> list[Work]:
+    """Return what runs the units of each lane."""
+    works = [_work(place, executors, outside_work) for place in placement.places]
+    for lane in placement.local:
+        if works[lane] is on_loop:
+            works[lane] = partial(on_loop)  # for itself, attempts have a shorter way
+    return works
 
 
 async def _held(run: Work, outside_work: OutsideWork, job: Job) -> Any:

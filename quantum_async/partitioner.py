@@ -16,6 +16,7 @@ from quantum_async.core.plan import Unit
 from quantum_async.core.states import ExecutionMode, FailurePolicy, Strategy, parse
 from quantum_async.core.unit import QuantumUnit, R, T
 from quantum_async.engine.bus import Observer
+from quantum_async.engine.executors.cluster import RemoteExecutor
 from quantum_async.engine.executors.limits import WorkerLimits
 from quantum_async.engine.setup import Outer
 from quantum_async.listening import Listening
@@ -26,6 +27,7 @@ from quantum_async.request import (
     Names,
     RunRequest,
     check_limits,
+    checked_executor,
     checked_flag,
     checked_interventions,
     checked_observers,
@@ -124,6 +126,7 @@ class QuantumPartitioner(Listening[T, R]):
         mode: ExecutionMode | str | None = None,
         max_workers: int | None = None,
         custom_executor: Any = None,
+        executor: RemoteExecutor | None = None,
         strategy: Strategy | str | None = None,
         failure_policy: FailurePolicy | str | None = None,
         timeout: float | None = None,
@@ -145,6 +148,8 @@ class QuantumPartitioner(Listening[T, R]):
             mode: Where units run that do not say it themselves.
             max_workers: How many units run at once.
             custom_executor: A ``concurrent.futures.Executor``, for units in mode "custom".
+            executor: A cluster, as `quantum_async.executors.dask.DaskExecutor`, for units in mode
+                "remote" or "process"; by default that of the `Runtime`.
             strategy: How the ready queue is ordered.
             failure_policy: What one unit's failure means for the others.
             timeout: Seconds that the run may take.
@@ -166,6 +171,7 @@ class QuantumPartitioner(Listening[T, R]):
 
         Raises:
             PlanError: If anything is refused; nothing has run then.
+            ClusterError: If the cluster cannot be reached, or does not fit; nothing has run then.
             ExecutionError: If units failed, unless the policy is COLLECT.
             RunTimeoutError: If the run's time was up.
             Overloaded: If the `Runtime` that it would be in is full.
@@ -175,6 +181,7 @@ class QuantumPartitioner(Listening[T, R]):
             mode=mode,
             max_workers=max_workers,
             custom_executor=custom_executor,
+            executor=executor,
             strategy=strategy,
             failure_policy=failure_policy,
             timeout=timeout,
@@ -203,6 +210,7 @@ class QuantumPartitioner(Listening[T, R]):
         mode: ExecutionMode | str | None = None,
         max_workers: int | None = None,
         custom_executor: Any = None,
+        executor: RemoteExecutor | None = None,
         strategy: Strategy | str | None = None,
         failure_policy: FailurePolicy | str | None = None,
         timeout: float | None = None,
@@ -228,6 +236,7 @@ class QuantumPartitioner(Listening[T, R]):
             mode=parse(ExecutionMode, or_else(mode, self.default_execution_mode), "mode"),
             max_workers=max_workers or self.max_workers,
             custom_executor=custom_executor,
+            executor=checked_executor(executor),
             strategy=parse(Strategy, or_else(strategy, self.strategy), "strategy"),
             failure_policy=parse(
                 FailurePolicy, or_else(failure_policy, self.failure_policy), "failure_policy"
@@ -282,6 +291,7 @@ class QuantumPartitioner(Listening[T, R]):
                 slots=runtime.slots,
                 shares=True,
                 observers=[*request.observers, *runtime.observers],
+                executor=request.executor or runtime.executor,
             )
             return await self._launch(request, keep, runtime)
         finally:
@@ -293,14 +303,23 @@ class QuantumPartitioner(Listening[T, R]):
         keep: Callable[[RunResult], None] | None,
         runtime: Runtime | None,
     ) -> RunResult:
-        from quantum_async.launch import launch
+        from quantum_async.launch import launch, runs_remotely
 
         plan = self._plan
         if plan is None:
             plan = self._planned({} if request.budget is None else request.budget.limits)
         for intervention in request.interventions:
             request = intervention.amend(self, plan, request)
-        engine = await launch(plan, request, _run_inside)
+        executor = request.executor
+        is_remote = executor is not None and runs_remotely(plan, request)
+        if executor is not None and is_remote:
+            await executor.attach()
+        try:
+            engine = await launch(plan, request, _run_inside)
+        except BaseException:
+            if executor is not None and is_remote:
+                await executor.detach()
+            raise
         result = RunResult(engine.ledger, engine.timers.pauses)
         if runtime is not None:
             runtime.add(engine)
@@ -397,6 +416,7 @@ async def _run_inside(flow: Any, input: Any, options: dict[str, Any], outer: Out
         max_workers=options.get("max_workers"),
         observers=(),
         outer=outer,
+        executor=request.executor or outer.executor,
         slots=outer.slots,
         budget=outer.budget,
         shares=True,

@@ -19,6 +19,7 @@ from quantum_async.observe.stream import Live
 
 if TYPE_CHECKING:
     from quantum_async.engine.attempt import Layer  # at run time only the engine needs it
+    from quantum_async.engine.executors.cluster import RemoteExecutor
     from quantum_async.engine.setup import Outer
 
 Names = Iterable["str | Handle"]
@@ -52,6 +53,7 @@ class RunRequest:
     outer: "Outer | None" = None  # the run around it
     watch: Callable[[Live], None] | None = None  # takes the run as it begins
     interventions: "tuple[Intervention, ...]" = ()
+    executor: "RemoteExecutor | None" = None  # the cluster of remote units
     order: Sequence[int] | None = None  # of the ready queue, best first, instead of `strategy`
 
 
@@ -95,6 +97,23 @@ def checked_interventions(faults: Any) -> tuple[Intervention, ...]:
             raise PlanError(f"faults must be quantum_async.testing.Faults, not {faults!r}")
         active += (faults,)
     return tuple(sorted(active, key=lambda one: one.outermost)) if active else ()
+
+
+def checked_executor(executor: Any) -> "RemoteExecutor | None":
+    """Return the cluster of a run, if it has one.
+
+    Raises:
+        PlanError: If it is none.
+    """
+    if executor is None:
+        return None
+    if isinstance(executor, type) or not callable(getattr(executor, "attach", None)):
+        hint = ""
+        if callable(getattr(executor, "submit", None)):
+            hint = "; for a concurrent.futures.Executor it is custom_executor=…"
+        raise PlanError(f"executor must be a cluster, as DaskExecutor(…), not {executor!r}{hint}")
+    found: RemoteExecutor = executor
+    return found
 
 
 def check_limits(max_workers: Any, timeout: Any) -> None:

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from quantum_async.core.binding import Handle
 from quantum_async.core.effects import Effect
-from quantum_async.core.errors import did_you_mean, message_of
+from quantum_async.core.errors import did_you_mean
 from quantum_async.core.limits import Limit
 from quantum_async.core.plan import ExecutionPlan
-from quantum_async.core.record import UnitRecord
+from quantum_async.core.record import Elsewhere, UnitRecord
 from quantum_async.core.scheduler import COMPLETED
 from quantum_async.core.simulate import Simulation
 from quantum_async.core.states import Strategy, UnitState
 from quantum_async.core.unit import QuantumUnit
 from quantum_async.engine.ledger import NOTHING, Ledger
+from quantum_async.metrics import times_of, trace_of
 
 if TYPE_CHECKING:
     from quantum_async.comparison import Comparison
@@ -55,6 +56,11 @@ class RunResult(Mapping[str, Any]):
     @overload
     def __getitem__(self, key: str) -> Any: ...
     def __getitem__(self, key: str | QuantumUnit[Any, Any]) -> Any:
+        value = self._stored(key)
+        return value.here() if isinstance(value, Elsewhere) else value
+
+    def _stored(self, key: str | QuantumUnit[Any, Any]) -> Any:
+        """Return a result, or what stands for it while it is on a cluster."""
         name = key.id if isinstance(key, Handle) else key
         unit = self._ledger.rows.number(name)
         if unit is not None and isinstance(key, Handle) and self.plan.handles[unit] is not key:
@@ -63,7 +69,7 @@ class RunResult(Mapping[str, Any]):
             return value
         inner, rest = self._ledger.inside(name)
         if inner is not None:
-            return inner[rest]
+            return inner._stored(rest)
         raise KeyError(self._why_not(name))
 
     @overload
@@ -76,6 +82,24 @@ class RunResult(Mapping[str, Any]):
             return self[key]
         except KeyError:
             return default
+
+    async def fetch(self, *units: "str | QuantumUnit[Any, Any]") -> Any:
+        """Return the result of a unit, also if it stayed on a cluster; of several, a list.
+
+        Raises:
+            KeyError: If one has no result.
+            ClusterError: If the cluster does not give it.
+            RemoteError: If it cannot be unpickled here.
+        """
+        from quantum_async.distant import fetch
+
+        return await fetch([self._stored(unit) for unit in units])
+
+    def release(self) -> None:
+        """Let clusters forget all results that are still there."""
+        from quantum_async.distant import release
+
+        release(self._ledger)
 
     def _why_not(self, name: object) -> str:
         record = self.units.get(name)  # type: ignore[call-overload]
@@ -239,8 +263,8 @@ class RunResult(Mapping[str, Any]):
             "total_units": len(records),
             "completed_units": ledger.scheduler.phase.count(COMPLETED),
             "failed_units": len(ledger.failed),
-            "unit_times": {r.name: _times(r) for r in records if r.started_at is not None},
-            "execution_trace": _trace(records),
+            "unit_times": {r.name: times_of(r) for r in records if r.started_at is not None},
+            "execution_trace": trace_of(records),
         }
 
     @property
@@ -422,29 +446,3 @@ class _Records(Mapping[str, UnitRecord]):
 
     def __repr__(self) -> str:
         return f"<{len(self)} unit records>"
-
-
-def _times(record: UnitRecord) -> dict[str, Any]:
-    times: dict[str, Any] = {
-        "start": record.started_at,
-        "end": record.ended_at,
-        "duration": record.duration,
-    }
-    if record.error is not None:
-        times["error"] = message_of(record.error)
-    return times
-
-
-def _trace(records: list[UnitRecord]) -> list[dict[str, Any]]:
-    trace: list[dict[str, Any]] = []
-    for record in records:
-        if record.started_at is not None:
-            trace.append({"event": "start", "unit": record.name, "time": record.started_at})
-        if record.ended_at is None or record.state is UnitState.SKIPPED:
-            continue
-        entry = {"event": "complete", "unit": record.name, "time": record.ended_at}
-        if record.state is not UnitState.COMPLETED:
-            why = str(record.cause) if record.error is None else message_of(record.error)
-            entry |= {"event": "error", "error": why}
-        trace.append(entry)
-    return sorted(trace, key=lambda entry: (entry["time"], entry["event"] == "start"))

@@ -13,8 +13,9 @@ from quantum_async.core.checks import check_count, check_number
 from quantum_async.core.errors import Overloaded, PlanError
 from quantum_async.core.limits import Budget, Limit, checked_limits
 from quantum_async.engine.bus import Observer
+from quantum_async.engine.executors.cluster import RemoteExecutor
 from quantum_async.engine.placement import LOOP, PROCESS, THREAD, Slots, slots_of
-from quantum_async.request import checked_observers
+from quantum_async.request import checked_executor, checked_observers
 from quantum_async.tuning import usable_cpus
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Runtime:
         observers: Callables that take every event of every run.
         max_runs: How many runs go on at once; None for no limit.
         queue: How many more may wait for their turn; a run beyond that is refused.
+        executor: The cluster of runs that have none of their own.
 
     Raises:
         PlanError: For any value that could not be meant.
@@ -66,6 +68,7 @@ class Runtime:
         observers: Iterable[Observer] = (),
         max_runs: int | None = None,
         queue: int = 0,
+        executor: RemoteExecutor | None = None,
     ) -> None:
         for option, count in (
             ("max_workers", max_workers),
@@ -81,6 +84,7 @@ class Runtime:
         self.max_workers = max_workers
         self.max_runs = max_runs
         self.queue = queue
+        self.executor = checked_executor(executor)
         known = slots_of(cpus=usable_cpus(), max_workers=max_workers)
         places = {place: known[place] for place in (LOOP, THREAD, PROCESS)}
         if processes is not None:

@@ -11,7 +11,8 @@ from quantum_async.core.errors import (
 )
 from quantum_async.core.limits import unmet
 from quantum_async.core.plan import ExecutionPlan
-from quantum_async.core.record import SavedValue
+from quantum_async.core.record import NOTHING, Elsewhere, SavedValue
+from quantum_async.engine.placement import REMOTE, place_of
 from quantum_async.request import Names, RunRequest
 from quantum_async.result import RunResult
 
@@ -35,8 +36,8 @@ class Scope:
 
 def scope_of(plan: ExecutionPlan, request: RunRequest, problems: list[PlanError]) -> Scope:
     """Return which units a run is about; names that there are not are added to `problems`."""
-    given = _known(plan, request.resume_from, "resume_from", problems)
-    given |= _known(plan, request.overrides, "overrides", problems)
+    given = _known(plan, request.resume_from, "resume_from", problems, request)
+    given |= _known(plan, request.overrides, "overrides", problems, request)
     targets: Iterable[int] = ()
     if request.targets is not None:
         targets = _numbers(plan, request.targets, "targets", problems)
@@ -58,7 +59,7 @@ def scope_of(plan: ExecutionPlan, request: RunRequest, problems: list[PlanError]
 
 
 def _known(
-    plan: ExecutionPlan, results: Any, what: str, problems: list[PlanError]
+    plan: ExecutionPlan, results: Any, what: str, problems: list[PlanError], request: RunRequest
 ) -> dict[int, Any]:
     """Return the results, by unit number, that need not be computed."""
     if results is None:
@@ -66,8 +67,9 @@ def _known(
     if isinstance(results, RunResult):
         # Units that are gone from the plan since then are no mistake; a loaded result does not have
         # what JSON could not hold, and those units run again.
-        found = {plan.index[name]: results[name] for name in results if name in plan.index}
-        return {unit: it for unit, it in found.items() if not isinstance(it, SavedValue)}
+        found = {plan.index[name]: results._stored(name) for name in results if name in plan.index}
+        known = {unit: _known_here(plan, unit, it, request) for unit, it in found.items()}
+        return {unit: it for unit, it in known.items() if it is not NOTHING}
     if not isinstance(results, Mapping):
         kinds = "a RunResult or a mapping" if what == "resume_from" else "a mapping"
         problems.append(
@@ -84,6 +86,19 @@ def _known(
         for number in _numbers(plan, [unit], what, problems):
             found[number] = value
     return found
+
+
+def _known_here(plan: ExecutionPlan, unit: int, value: Any, request: RunRequest) -> Any:
+    """Return a result of another run as this one has it; NOTHING if it has it no more."""
+    if isinstance(value, SavedValue):
+        return NOTHING
+    if not isinstance(value, Elsewhere):
+        return value
+    if request.executor is not None and value.is_on(request.executor):
+        handle = plan.handles[unit]
+        if place_of(handle, request.mode, remote=True) == REMOTE:
+            return value  # it stays there, for units there
+    return value.here() if value.is_here else NOTHING
 
 
 def _numbers(
@@ -109,8 +124,7 @@ def beyond_limits(plan: ExecutionPlan, request: RunRequest, scope: Scope) -> Ite
     if limits == plan.limits:
         return
     for number, unit in enumerate(plan.handles):
-        uses = unit.options.uses
-        if uses and not callable(uses) and number not in scope.outside:
-            problem = unmet(unit.id, uses, limits)
+        if unit.options.uses and number not in scope.outside:
+            problem = unmet(unit.id, unit.options.needs(limits), limits)
             if problem is not None:
                 yield problem

@@ -114,8 +114,7 @@ class Columns:
     @cached_property
     def needs(self) -> list[Needs]:
         """What each unit uses of limits, as far as it is known before a run."""
-        uses = (unit.options.uses for unit in self.handles)
-        return [() if callable(used) else used for used in uses]
+        return [unit.options.needs(self.limits) for unit in self.handles]
 
     @cached_property
     def trigger_codes(self) -> bytes | None:

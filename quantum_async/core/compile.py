@@ -139,9 +139,8 @@ def _unit_needs(
 def _beyond(units: Iterable[Unit], limits: Mapping[str, Limit]) -> Iterator[PlanError]:
     """Yield why units could never start under the limits."""
     for unit in units:
-        uses = unit.options.uses
-        if uses and not callable(uses):
-            problem = unmet(unit.id, uses, limits)
+        if unit.options.uses:
+            problem = unmet(unit.id, unit.options.needs(limits), limits)
             if problem is not None:
                 yield problem
 

@@ -232,6 +232,14 @@ class RemoteError(QuantumError):
         self.traceback = traceback
 
 
+class ClusterError(QuantumError):
+    """A cluster cannot be reached, went away, or does not fit what is installed here."""
+
+
+class StaysRemoteError(QuantumError):
+    """A result is on a cluster, and cannot be fetched without waiting: use ``result.fetch``."""
+
+
 class DependencyError(QuantumError, KeyError):
     """A unit read a dependency that has no result: it failed, was skipped, or has not ended."""
 

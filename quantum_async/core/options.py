@@ -1,7 +1,7 @@
 """What is asked for a unit beside its function and its dependencies, checked."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from inspect import iscoroutinefunction
 from typing import Any, Final
@@ -65,6 +65,18 @@ class UnitOptions:
         """Whether the driver has to look at the unit before it is ready."""
         opened = self.shape is not None and self.shape is not STREAM
         return opened or self.when is not None or callable(self.uses)
+
+    def needs(self, limits: Collection[str]) -> Needs:
+        """Return what it uses of limits, as far as that is known before a run.
+
+        Args:
+            limits: The names of the limits. What else a unit for a cluster uses is the cluster's.
+        """
+        if callable(self.uses):
+            return ()
+        if self.mode is not ExecutionMode.REMOTE:
+            return self.uses
+        return tuple((name, tokens) for name, tokens in self.uses if name in limits)
 
 
 DEFAULT_OPTIONS: Final = UnitOptions()

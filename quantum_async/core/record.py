@@ -19,6 +19,25 @@ class _Nothing:
 NOTHING = _Nothing()
 
 
+class Elsewhere:
+    """Base of what stands in a run for a result that is not in this process."""
+
+    __slots__ = ()
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it has come home, or needs no fetching."""
+        raise NotImplementedError
+
+    def is_on(self, executor: Any) -> bool:
+        """Whether it is on this cluster, and has not been released."""
+        raise NotImplementedError
+
+    def here(self) -> Any:
+        """Return the result itself."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class SavedValue:
     """Stands in a loaded result for a value that JSON cannot hold.
@@ -63,11 +82,13 @@ class Usage(NamedTuple):
         pid: The process.
         cpu_time: Seconds of processor time of the attempt.
         peak_memory: The most memory that the process ever held, in bytes; 0 if it is unknown.
+        host: The machine, if it ran on a cluster.
     """
 
     pid: int
     cpu_time: float
     peak_memory: int
+    host: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +105,8 @@ class UnitRecord:
         ended_at: When it ended, in seconds since the epoch, or None.
         duration: Seconds from the first start to the end, back-off included, or None.
         waited: Seconds from its last dependency's end to its first start, or None.
-        ran_on: ``"loop"``, ``"thread"``, ``"process"``, ``"custom"``, ``"interpreter"``
-            or ``"inline"``; ``"map"``, ``"run"`` or ``"race"`` for units that
+        ran_on: ``"loop"``, ``"thread"``, ``"process"``, ``"custom"``, ``"interpreter"``,
+            ``"remote"`` or ``"inline"``; ``"map"``, ``"run"`` or ``"race"`` for units that
             hold no slot themselves; ``"given"``
             for a value that was given with ``overrides`` or ``resume_from``; ``"cache"`` for one
             that came out of a cache; None if it never started.

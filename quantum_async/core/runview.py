@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from quantum_async.core.effects import EffectLog
-from quantum_async.core.record import NOTHING, Outcome
+from quantum_async.core.record import NOTHING, Elsewhere, Outcome
 from quantum_async.core.states import UnitState
 
 # Up to here a scan of a unit's dependencies is cheaper than making a set of them.
@@ -201,3 +201,13 @@ class DependencyResults(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return sum(self._values[unit] is not NOTHING for unit in self._units)
+
+
+class ArrivedResults(DependencyResults):
+    """The same, of a unit that runs here in a run with results elsewhere: they have arrived."""
+
+    __slots__ = ()
+
+    def __getitem__(self, name: str) -> Any:
+        value = super().__getitem__(name)
+        return value.here() if isinstance(value, Elsewhere) else value

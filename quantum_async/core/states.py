@@ -27,7 +27,8 @@ class ExecutionMode(Enum):
     a thread, one with ``mode="process"`` or ``resource_type: "cpu"`` in a worker process.
     ASYNC and THREAD send plain functions to threads, PROCESS to worker processes, CUSTOM to the
     ``custom_executor``, INTERPRETER to sub-interpreters (Python 3.13 and later; nothing can stop
-    what runs there). SEQUENTIAL runs one unit at a time in plan order, plain functions inline.
+    what runs there), REMOTE to the cluster that is given as ``executor``. SEQUENTIAL runs one unit
+    at a time in plan order, plain functions inline.
     """
 
     AUTO = "auto"
@@ -37,6 +38,7 @@ class ExecutionMode(Enum):
     ASYNC = "async"
     CUSTOM = "custom"
     INTERPRETER = "interpreter"
+    REMOTE = "remote"
 
 
 class FailurePolicy(Enum):

@@ -168,6 +168,8 @@ class Attempts:
         if options.shape is STREAM and host.growth is not None:
             place = host.growth.streaming(unit)
         work = bound(place, options.binding, ctx, around, ledger.ran_on, unit)
+        if self._setup.arriving is not None:
+            work = self._setup.arriving(work, self._scheduler.lanes[unit])
         first = now if options.deadline is None else self._timers.first_start(unit, now)
         limit = nearest(now, options.timeout, options.deadline, first)
         return attempt_full(self._outcomes, unit, job, work, limit)

@@ -163,6 +163,7 @@ class Door:
             prefix=prefix,
             keep=ledger.nested.setdefault(unit, []).append,
             began=began,
+            executor=setup.executor,
         )
         try:
             return await self.without_slot(unit, setup.nest(flow, input, options, outer))

@@ -11,7 +11,7 @@ from typing import Any
 
 from quantum_async.core.effects import EffectLog
 from quantum_async.core.plan import ExecutionPlan
-from quantum_async.core.record import NOTHING, Outcome, UnitRecord, Usage
+from quantum_async.core.record import NOTHING, Elsewhere, Outcome, UnitRecord, Usage
 from quantum_async.core.scheduler import (
     CANCELED,
     FAILED,
@@ -240,6 +240,8 @@ class Ledger:
     def outcome(self, unit: int) -> Outcome:
         """Return how a unit ended, for one that depends on it."""
         result = self.results[unit]
+        if isinstance(result, Elsewhere):
+            result = result.here()
         return Outcome(
             self.scheduler.state(unit),
             None if result is NOTHING else result,

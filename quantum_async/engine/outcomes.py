@@ -40,9 +40,6 @@ from quantum_async.engine.timers import Timers
 if TYPE_CHECKING:
     from anyio import CancelScope
 
-_LATE = "its thread cannot be stopped and is still running"
-_LATE_BUT_BACK = "its thread could not be stopped, and returned later"
-
 
 class Driver(Protocol):
     """What the outcome of an attempt asks of the engine."""
@@ -114,8 +111,8 @@ class Outcomes:
 
     @property
     def late(self) -> int:
-        """How many threads run on although their unit has ended: each keeps its slot."""
-        return len(self._late)
+        """How much runs on although its unit has ended, and holds up a run that is stopped."""
+        return sum(job.holds_run for job in self._late) if self._late else 0
 
     # -- reports of attempts ----------------------------------------------------------------
 
@@ -197,7 +194,7 @@ class Outcomes:
         # One that was dropped has a cause of its own.
         cause = self._ledger.causes.get(unit) or self._ledger.stop_cause
         cause = cause or "cancelled from outside the run"
-        self._ledger.causes[unit] = f"{cause}; {_LATE}" if job and job.late else cause
+        self._ledger.causes[unit] = f"{cause}; {job.still}" if job and job.late else cause
         self._lost(unit, CANCELED, job)
         self._setup.bus.tell(UnitCanceled, *self._who(unit), cause)
         self._over(unit)
@@ -251,7 +248,7 @@ class Outcomes:
             return False
         self._late.discard(job)
         unit, causes = job.number, self._ledger.causes
-        causes[unit] = causes.get(unit, "").replace(_LATE, _LATE_BUT_BACK)
+        causes[unit] = causes.get(unit, "").replace(job.still, job.back)
         self._scheduler.free_slot(lane)
         return True
 
@@ -277,7 +274,7 @@ class Outcomes:
     ) -> None:
         self._lost(unit, phase, job)
         if job is not None and job.late:
-            self._ledger.causes[unit] = _LATE
+            self._ledger.causes[unit] = job.still
         self._tell_failure(unit, error, phase, note)
         self._over(unit)
 

@@ -9,7 +9,7 @@ from quantum_async.core.shapes import Mapped
 from quantum_async.core.states import ExecutionMode, Strategy
 
 LOOP, THREAD, PROCESS, CUSTOM, INLINE = "loop", "thread", "process", "custom", "inline"
-INTERPRETER = "interpreter"
+INTERPRETER, REMOTE = "interpreter", "remote"
 
 _BY_MODE = {
     ExecutionMode.ASYNC: THREAD,
@@ -17,7 +17,9 @@ _BY_MODE = {
     ExecutionMode.PROCESS: PROCESS,
     ExecutionMode.CUSTOM: CUSTOM,
     ExecutionMode.INTERPRETER: INTERPRETER,
+    ExecutionMode.REMOTE: REMOTE,
 }
+_ELSEWHERE = (ExecutionMode.PROCESS, ExecutionMode.REMOTE)
 _MOST_THREADS = 32
 _MOST_IN_BYTES = 256  # lanes
 
@@ -30,11 +32,13 @@ class Placement:
         places: The place of each lane. Units of one place that use other limits have other lanes.
         lanes: Lane of each unit; None if there is but one lane.
         needs: What the units of each lane use of limits.
+        local: Lanes whose units run here and depend on some that run on a cluster.
     """
 
     places: tuple[str, ...]
     lanes: Sequence[int] | None
     needs: tuple[Needs, ...] = ((),)
+    local: frozenset[int] = frozenset()
 
     def units_in(self, place: str, count: int) -> list[int]:
         """Return the units of a place, out of `count` in all."""
@@ -45,41 +49,72 @@ class Placement:
         return [unit for unit, lane in enumerate(self.lanes) if self.places[lane] == place]
 
 
-def place_units(plan: ExecutionPlan, mode: ExecutionMode, strategy: Strategy) -> Placement:
-    """Decide for each unit where it runs under a run's mode and strategy."""
+def place_units(
+    plan: ExecutionPlan, mode: ExecutionMode, strategy: Strategy, *, remote: bool = False
+) -> Placement:
+    """Decide for each unit where it runs under a run's mode and strategy.
+
+    Args:
+        plan: The plan.
+        mode: The run's mode.
+        strategy: The run's strategy.
+        remote: Whether the run has a cluster.
+    """
     balanced = strategy is Strategy.RESOURCE_BALANCED
-    known = plan.placements.get((mode, balanced))
+    known = plan.placements.get((mode, balanced, remote))
     if known is not None:
         return known  # type: ignore[no-any-return]
-    found: dict[tuple[str, Needs], int] = {}
+    placed = [place_of(unit, mode, balanced=balanced, remote=remote) for unit in plan.handles]
+    reads = _readers(plan, placed) if REMOTE in placed else ()
+    found: dict[tuple[str, Needs, bool], int] = {}
     lanes: list[int] = []
-    for unit in plan.handles:
+    for number, unit in enumerate(plan.handles):
         uses = unit.options.uses
-        kind = place_of(unit, mode, balanced=balanced), () if callable(uses) else uses
+        kind = placed[number], () if callable(uses) else uses, number in reads
         lanes.append(found.setdefault(kind, len(found)))
     few = len(found) < _MOST_IN_BYTES
     placement = Placement(
-        tuple(place for place, _ in found) or (LOOP,),
+        tuple(place for place, _, _ in found) or (LOOP,),
         None if len(found) < 2 else bytes(lanes) if few else tuple(lanes),
-        tuple(needs for _, needs in found) or ((),),
+        tuple(needs for _, needs, _ in found) or ((),),
+        frozenset(lane for lane, (_, _, is_local) in enumerate(found) if is_local),
     )
-    plan.placements[mode, balanced] = placement
+    plan.placements[mode, balanced, remote] = placement
     return placement
 
 
-def place_of(unit: Unit, mode: ExecutionMode, *, balanced: bool = False) -> str:
+def _readers(plan: ExecutionPlan, placed: Sequence[str]) -> set[int]:
+    """Return the units that run here and depend on some that run on a cluster."""
+    return {
+        below
+        for unit, place in enumerate(placed)
+        if place == REMOTE
+        for below in plan.edges_down[unit]
+        if placed[below] != REMOTE
+    }
+
+
+def place_of(
+    unit: Unit, mode: ExecutionMode, *, balanced: bool = False, remote: bool = False
+) -> str:
     """Return where one unit runs.
 
     A unit's own mode beats the run's, except under SEQUENTIAL. A coroutine function runs on the
-    loop unless its own mode says otherwise; a plain function never does.
+    loop unless its own mode says otherwise; a plain function never does. What would run in a worker
+    process runs on the cluster of a run that has one.
     """
+    place = _place_of(unit, mode, balanced)
+    return REMOTE if remote and place == PROCESS else place
+
+
+def _place_of(unit: Unit, mode: ExecutionMode, balanced: bool) -> str:
     own, shape = unit.options.mode, unit.options.shape
     if shape is not None and not isinstance(shape, Mapped):
         return LOOP
     if mode is ExecutionMode.SEQUENTIAL:
         return LOOP if unit.is_async else INLINE
     if unit.is_async:
-        return PROCESS if own is ExecutionMode.PROCESS else LOOP
+        return _BY_MODE[own] if own in _ELSEWHERE else LOOP
     if own in _BY_MODE:
         return _BY_MODE[own]
     if balanced or own is ExecutionMode.AUTO or mode is ExecutionMode.AUTO:
@@ -151,6 +186,7 @@ IN_WORDS = {
     "process": "in a worker process",
     "custom": "in the custom executor",
     "interpreter": "in a sub-interpreter",
+    "remote": "on the cluster",
     "inline": "inline",
     "cache": "out of the cache",
     "map": "as a map",

@@ -13,6 +13,7 @@ from quantum_async.core.states import FailurePolicy
 from quantum_async.core.unit import QuantumUnit
 from quantum_async.engine.attempt import Layer, Work
 from quantum_async.engine.bus import Bus, Complain, NestedBus
+from quantum_async.engine.executors.cluster import RemoteExecutor
 from quantum_async.engine.ledger import Ledger
 from quantum_async.engine.placement import Slots
 from quantum_async.engine.rows import Rows
@@ -67,6 +68,7 @@ class Outer:
         prefix: What comes before the names of its units.
         keep: Takes the nested run's result, however it ends.
         began: Takes the nested run, before it runs.
+        executor: The cluster of both.
     """
 
     run_id: str
@@ -79,6 +81,7 @@ class Outer:
     prefix: str
     keep: Callable[[Any], None]
     began: Callable[[Inside], None]
+    executor: RemoteExecutor | None = None
 
 
 # Runs a partitioner inside a run: from the partitioner, its input and the options of the run.
@@ -113,6 +116,8 @@ class Setup:
         priority: Larger goes before other runs that it shares something with.
         inside: The runs that go on inside it.
         complain: Takes a sentence about what is wrong, and an exception or None.
+        executor: The cluster of the run, for runs inside it.
+        arriving: Makes of a unit's work, by lane, one that first fetches what it reads.
     """
 
     plan: ExecutionPlan
@@ -138,6 +143,8 @@ class Setup:
     ends_at: float = math.inf
     priority: float = 0
     inside: set[Inside] = field(default_factory=set)
+    executor: RemoteExecutor | None = None
+    arriving: Callable[[Work, int], Work] | None = None
 
     @property
     def is_special(self) -> bool:

@@ -5,13 +5,13 @@ error, and must not close a circle from that error back to itself.
 """
 
 import math
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 from quantum_async.core.effects import EffectLog
 from quantum_async.core.plan import ExecutionPlan
 from quantum_async.core.record import NOTHING, Outcome
-from quantum_async.core.runview import DependencyResults
+from quantum_async.core.runview import ArrivedResults, DependencyResults
 from quantum_async.core.states import UnitState
 from quantum_async.engine.rows import Rows
 
@@ -65,11 +65,12 @@ class View:
 
     Attributes:
         opened: The resources that are open, by name.
+        runs_here: Says whether a unit runs in this process; None if all do.
     """
 
     __slots__ = (
         "_door", "_few_names", "_plan", "_rows", "_values", "effects", "environment", "input",
-        "metrics", "opened", "run_id",
+        "metrics", "opened", "run_id", "runs_here",
     )  # fmt: skip
 
     def __init__(
@@ -93,6 +94,7 @@ class View:
         self.environment = environment
         self.run_id = run_id
         self.opened: dict[str, Any] = {}
+        self.runs_here: Callable[[int], bool] | None = None
         # A worker that is not told finds out later: the engine looks at the error it gets back.
         self._few_names = frozenset(plan.names if plan.unit_count <= _FEW else ())
         self._door: Door | None = None
@@ -131,7 +133,8 @@ class View:
         taken = plan.uses_resources.get(declared)
         if not above and not taken:
             return _NONE
-        found = DependencyResults(tuple(above), plan.index, plan.names, self._values)
+        kind = ArrivedResults if self.runs_here and self.runs_here(unit) else DependencyResults
+        found = kind(tuple(above), plan.index, plan.names, self._values)
         if not taken:
             return found
         opened = {name: self.opened[name] for name in taken if name in self.opened}

@@ -397,8 +397,9 @@ def _cost(event: UnitCompleted | UnitFailed | UnitTimedOut) -> dict[str, Any]:
     """Return which other process an attempt ran in, and what it cost there."""
     if event.usage is None:
         return {}
-    pid, cpu_time, peak_memory = event.usage
+    pid, cpu_time, peak_memory, host = event.usage
     return {
+        **({"host.name": host} if host else {}),
         "process.pid": pid,
         "quantum_async.unit.cpu_time": cpu_time,
         "quantum_async.unit.peak_memory": peak_memory,

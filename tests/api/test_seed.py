@@ -38,7 +38,8 @@ from quantum_async.core.events import UnitEmitted
 Partitioner = QuantumPartitioner[Any, Any]
 
 # Sub-interpreters have tests of their own: once there are some, uvloop cannot start processes.
-WITHOUT_CUSTOM = [mode for mode in ExecutionMode if mode.value not in ("custom", "interpreter")]
+_ELSEWHERE = ("custom", "interpreter", "remote")
+WITHOUT_CUSTOM = [mode for mode in ExecutionMode if mode.value not in _ELSEWHERE]
 
 
 def one(ctx: Any) -> int:
@@ -115,6 +116,7 @@ def test_execution_modes() -> None:
         "CUSTOM": "custom",
         "AUTO": "auto",  # the default here; not in the seed
         "INTERPRETER": "interpreter",  # nor is this
+        "REMOTE": "remote",  # nor this
     }
 
 

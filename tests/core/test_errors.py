@@ -13,6 +13,7 @@ from quantum_async.core.context import MissingKeyError
 from quantum_async.core.errors import (
     Backpressure,
     CircularDependencyError,
+    ClusterError,
     DependencyError,
     DuplicateUnitError,
     ExecutionError,
@@ -23,6 +24,7 @@ from quantum_async.core.errors import (
     QuantumError,
     RemoteError,
     RunTimeoutError,
+    StaysRemoteError,
     UndeclaredDependencyError,
     UnitTimeoutError,
     UnknownDependencyError,
@@ -50,6 +52,8 @@ ALL: list[Exception] = [
     RemoteError("pkg.Odd", "bad", "Traceback …"),
     UndeclaredDependencyError("what happened"),
     ViewError("Order", ["'price': 'a lot' is no float"]),
+    ClusterError("what happened"),
+    StaysRemoteError("what happened"),
     InternalError("what happened"),
 ]
 
@@ -85,6 +89,8 @@ CARRIED = {
         (Overloaded, (QuantumError,)),
         (DependencyError, (QuantumError, KeyError)),
         (RemoteError, (QuantumError,)),
+        (ClusterError, (QuantumError,)),
+        (StaysRemoteError, (QuantumError,)),
         (UndeclaredDependencyError, (QuantumError, KeyError)),
         (ViewError, (QuantumError, ValueError)),
         (InternalError, (QuantumError,)),

@@ -116,8 +116,8 @@ def differences(result: RunResult, log: Iterable[events.Event]) -> list[str]:
             same(f"error of {name!r}", repr(unit.error), repr(record.error))
         if record.state is UnitState.COMPLETED:
             same(f"place of {name!r}", unit.where, record.ran_on)
-        if name in result and unit.result is not result[name]:
-            same(f"result of {name!r}", unit.result, result[name])
+        if name in result and unit.result is not (stored := result._stored(name)):
+            same(f"result of {name!r}", unit.result, stored)
     # Of a map's children whose results nobody keeps, nothing is kept.
     told = {name for name in story.units if name not in result.units and "[" not in name}
     same("units", told, set())

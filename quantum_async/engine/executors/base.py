@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from quantum_async.core.plan import Unit  # a worker process needs no plans
 
 
+_STILL = "its thread cannot be stopped and is still running"
+_BACK = "its thread could not be stopped, and returned later"
+
+
 def _nothing(*_: object) -> None:
     """Nobody is to be told."""
 
@@ -33,6 +37,9 @@ class Job:
             process is started outside any unit's time limit.
         measured: What a place calls with what the attempt cost, if it can tell.
         late: Whether the work outlived its attempt: it keeps its slot until `returned`.
+        holds_run: Whether a run that is being stopped waits for work that outlived its attempt.
+        still: What is said of such work while it goes on.
+        back: What is said of it when it has ended.
         grace: Seconds it has to clean up when it is stopped, before it is killed.
         max_result_bytes: The most bytes of its result, where that travels; None if the unit does
             not say it.
@@ -51,6 +58,9 @@ class Job:
     restart_clock: Callable[[], None] = _nothing
     measured: Callable[[Usage], None] = _nothing
     late: bool = False
+    holds_run: bool = True
+    still: str = _STILL
+    back: str = _BACK
     grace: float = 0.0
     max_result_bytes: int | None = None
     batch: bool = True
