@@ -56,6 +56,7 @@ THIRD_PARTY = {
     "cli.py": {"click"},
     "dask_graph.py": {"dask"},
     "dask_scheduler.py": {"anyio", "dask"},
+    "executors/dask": {"dask", "distributed"},
     "streams.py": {"aiostream"},
     "tuning.py": {"psutil"},
     "testing/": {"anyio", "hypothesis", "pytest", "pytest_asyncio"},
