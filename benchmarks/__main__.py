@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
 
-from benchmarks import dask_graphs, growth, makespan, offload, overhead, pages, scale
+from benchmarks import cluster, dask_graphs, growth, makespan, offload, overhead, pages, scale
 from benchmarks.measure import Size, Table, environment, others_work_too
 
 SECTIONS: dict[str, Callable[[Size], Table]] = {
@@ -17,6 +17,7 @@ SECTIONS: dict[str, Callable[[Size], Table]] = {
     "makespan": makespan.measure,
     "offload": offload.measure,
     "dask": dask_graphs.measure,
+    "cluster": cluster.measure,
 }
 
 

@@ -77,7 +77,9 @@ spread 64 100 4 6400 25344
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("section", ["overhead", "scale", "growth", "makespan", "offload", "dask"])
+@pytest.mark.parametrize(
+    "section", ["overhead", "scale", "growth", "makespan", "offload", "dask", "cluster"]
+)
 def test_a_quick_run_of_a_section_prints_a_table(section: str, tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
     command = [sys.executable, "-m", "benchmarks", "--quick", "--json", str(file), section]
@@ -87,7 +89,7 @@ def test_a_quick_run_of_a_section_prints_a_table(section: str, tmp_path: Path) -
     told = json.loads(file.read_text(encoding="utf-8"))
     assert told["environment"]["Python"].endswith(".".join(map(str, sys.version_info[:3])))
     rows = told["sections"][section]
-    assert len(rows) > 3
+    assert len(rows) > 1
     for row in rows:
         assert row["what"] in ended.stdout
         # What is not measured says why.
