@@ -15,7 +15,7 @@ from examples.search_index import hostile, pipeline, report
 from examples.search_index.documents import NoDocumentsError, check_folder, printable
 from examples.search_index.progress import Progress
 from examples.search_index.store import ForeignFileError, check_replaceable
-from quantum_async import ExecutionError
+from quantum_async import ClusterError, ExecutionError
 
 PAGE, TRACE = "report.html", "trace.json"
 REFUSED, FAILED, INTERRUPTED = 2, 1, 130  # exit codes, as argparse and the shell have them
@@ -43,7 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if wanted.hostile:
                 print(asyncio.run(hostile_index(database, wanted.out)))
             else:
-                print(asyncio.run(index(root, database, wanted.out)))
+                with _cluster(wanted.dask) as options:
+                    print(asyncio.run(index(root, database, wanted.out, **options)))
+    except (ClusterError, ImportError) as error:
+        return _complain(str(error), REFUSED)
     except ExecutionError as error:
         failed = [
             f"{unit} failed: {type(why).__name__}: {why}" for unit, why in error.errors.items()
@@ -68,19 +71,22 @@ async def hostile_index(database: str, out: str | None = None) -> str:
         return await index(folder, database, out, parser=hostile.parse, limit=1.0)
 
 
-async def index(root: str, database: str, out: str | None = None, **options: Any) -> str:
+async def index(
+    root: str, database: str, out: str | None = None, executor: Any = None, **options: Any
+) -> str:
     """Run the graph, with progress on standard error, and return the text to print.
 
     Args:
         root: The folder to index.
         database: The file to write.
         out: The folder for the run's report and trace; None for neither.
+        executor: The cluster that parses and chunks; None for worker processes.
         options: What else `pipeline.build` takes.
     """
     progress, stopwatch = Progress(), pipeline.Stopwatch()
     flow = pipeline.build(root, database, **options)
     try:
-        result = await flow.run(observers=[pipeline.watch(progress), stopwatch])
+        result = await flow.run(observers=[pipeline.watch(progress), stopwatch], executor=executor)
     finally:
         progress.close()
     if out:
@@ -118,7 +124,32 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="index a made-up folder instead, whose files make their parser hang and crash",
     )
+    parser.add_argument(
+        "--dask",
+        metavar="ADDRESS",
+        nargs="?",
+        const="",
+        help="parse on the Dask cluster with this scheduler, which must see DIR too; without an "
+        "address on two workers that are started for it",
+    )
     return parser
+
+
+@contextlib.contextmanager
+def _cluster(address: str | None) -> Iterator[dict[str, Any]]:
+    """Give what runs units on a Dask cluster; on one of two workers here if there is no address."""
+    if address is None:
+        yield {}
+        return
+    from quantum_async.executors.dask import DaskExecutor
+
+    with contextlib.ExitStack() as stack:
+        if not address:
+            from distributed import LocalCluster
+
+            workers = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0")
+            address = stack.enter_context(workers).scheduler_address
+        yield {"executor": stack.enter_context(DaskExecutor(address))}
 
 
 @contextlib.contextmanager
