@@ -20,6 +20,7 @@ from quantum_async import (
     StaysRemoteError,
     UnitState,
 )
+from quantum_async.engine.executors.overheard import overheard
 from quantum_async.executors import Capabilities, RemoteValue, RemoteWarning
 from tests.support import carried
 from tests.support.faraway import Faraway, unheard
@@ -321,6 +322,56 @@ held: dict[str, threading.Event] = {}
 def holds() -> None:
     held["began"].set()
     held["go_on"].wait()
+
+
+async def test_what_is_interrupted_has_ended_when_the_run_returns() -> None:
+    flow = QuantumPartitioner()
+    began, go_on = threading.Event(), threading.Event()
+    held.update(began=began, go_on=go_on)
+    flow.add_unit(holds, args=[], name="holds", mode="remote", grace=3)
+    far = Faraway(Capabilities(True, True, True))
+    graces: list[float] = []
+    submit, cancel = far.submit, far.cancel
+
+    def submitted(calls: Any, hearer: Any) -> Any:
+        graces.extend(call.grace for call in calls)
+        return submit(calls, hearer)
+
+    def interrupted(keys: Any) -> None:
+        cancel(keys)
+        asyncio.get_running_loop().call_soon(go_on.set)
+
+    far.submit, far.cancel = submitted, interrupted  # type: ignore[method-assign]
+    run = asyncio.create_task(flow.run(executor=far))
+    await asyncio.to_thread(began.wait)
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    assert graces == [3]
+    assert flow.last_result is not None
+    record = flow.last_result.units["holds"]
+    assert record.state is UnitState.CANCELED
+    assert "remotely" not in str(record.cause)
+
+
+async def test_streams_whose_write_returns_nothing_are_written_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Stream:
+        text = ""
+
+        def write(self, text: str) -> None:
+            self.text += text
+
+        def flush(self) -> None: ...
+
+    stream = Stream()
+    monkeypatch.setattr("sys.stdout", stream)
+    with overheard('{"stdout": true}') as records:
+        print("in a call")  # noqa: T201
+    print("outside")  # noqa: T201
+    assert stream.text == "outside\n"
+    assert [it.message for it in records.kept] == ["in a call"]
 
 
 async def test_large_inputs_go_once_and_what_cannot_goes_with_each_call() -> None:

@@ -47,6 +47,7 @@ class RemoteCall(NamedTuple):
             of a call before it in the same list. The values are the second argument of `perform`.
         resources: What it needs of the cluster's own resources, by name.
         priority: Larger is sooner, where the cluster can tell.
+        grace: Seconds to clean up when it is interrupted, before it is killed.
     """
 
     unit: str
@@ -55,6 +56,7 @@ class RemoteCall(NamedTuple):
     references: tuple[Any, ...] = ()
     resources: Mapping[str, float] = {}
     priority: float = 0
+    grace: float = 0.0
 
 
 class RemoteAnswer(NamedTuple):

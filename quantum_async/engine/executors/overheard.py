@@ -95,8 +95,9 @@ class _Stream(io.TextIOBase):
     def write(self, text: str) -> int:
         records = _records.get()
         if records is None or not records.wanted[self._name]:
-            return int(self._below.write(text))
-        records.write(self._name, text)
+            self._below.write(text)  # what it returns is not always a number
+        else:
+            records.write(self._name, text)
         return len(text)
 
     def flush(self) -> None:

@@ -227,10 +227,11 @@ class RemotePlace:
             # It may just have begun: the cluster says so, or that it never will.
             sent.known = asyncio.get_running_loop().create_future()
             await all_ended([_settled(sent.waiting, sent.known)])
-        runs_on = not can.interrupts_running and not sent.waiting.done()
-        if runs_on and self._cluster.wait_for_running:
+        if sent.waiting.done():
+            return
+        if can.interrupts_running or self._cluster.wait_for_running:
             await all_ended([_settled(sent.waiting)])
-        elif runs_on:
+        else:
             sent.late = sent.job.late = True
             sent.job.holds_run = False
             sent.job.still = f"{_STILL.format(self._cluster.name)} and is still running remotely"
@@ -337,8 +338,11 @@ class RemotePlace:
                 continue
             references = tuple(it.key if it.reference is None else it.reference for it in used)
             keys.add(sent.value.key)
-            needs = self._needs(sent.job.number)
-            calls.append(RemoteCall(sent.job.unit, sent.value.key, blob, references, *needs))
+            job = sent.job
+            needs = self._needs(job.number)
+            calls.append(
+                RemoteCall(job.unit, sent.value.key, blob, references, *needs, grace=job.grace)
+            )
             submitted.append(sent)
         for sent in submitted:
             self._sent[sent.value.key] = sent
