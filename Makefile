@@ -14,6 +14,7 @@ package := $(VENV)/.installed-package
 test := $(VENV)/.installed-test
 lint := $(VENV)/.installed-lint
 types := $(VENV)/.installed-types
+ray := $(VENV)/.installed-ray
 mutants := $(VENV)/.installed-mutants
 # -qq: only errors are shown.
 install := $(python) -m pip install -qq --disable-pip-version-check
@@ -28,7 +29,8 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS = 1
 .DELETE_ON_ERROR:
 # Two installations into one environment at a time would spoil it.
 .NOTPARALLEL:
-.PHONY: help run test coverage gates mutants torture check lint types test-all wheel bench bench-peers clean
+.PHONY: help run test test-ray coverage gates mutants torture check lint types test-all wheel \
+	bench bench-peers clean
 
 help: ## List the targets
 	@echo "make run and make test do all set-up themselves. Variables: PYTHON=$(PYTHON) VENV=$(VENV)"
@@ -41,6 +43,9 @@ run: $(package) ## Build a search index over the standard library, or the folder
 test: $(test) ## Run all the tests; ARGS=… for pytest
 	@$(if $(COVERAGE),$(python) -m coverage erase)
 	@$(python) $(if $(COVERAGE),-m coverage run) -m pytest $(ARGS)
+
+test-ray: $(test) $(ray) ## Run the tests of units on a Ray cluster (installs 240 MB)
+	@$(python) -m pytest -m cluster tests/cluster/test_ray.py $(ARGS)
 
 coverage: $(test) ## Run all the tests, and see to it that they take the branches they should
 	@$(MAKE) --no-print-directory test COVERAGE=1
@@ -127,6 +132,11 @@ $(package): $(python) pyproject.toml
 $(test): $(package) pyproject.toml
 	@echo "Installing what the tests need …"
 	@$(install) --group test
+	@touch $@
+
+$(ray): $(test) pyproject.toml
+	@echo "Installing Ray …"
+	@$(install) --group ray
 	@touch $@
 
 $(lint): $(python) pyproject.toml

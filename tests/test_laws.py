@@ -57,6 +57,7 @@ THIRD_PARTY = {
     "dask_graph.py": {"dask"},
     "dask_scheduler.py": {"anyio", "dask"},
     "executors/dask": {"dask", "distributed"},
+    "executors/ray": {"ray"},
     "streams.py": {"aiostream"},
     "tuning.py": {"psutil"},
     "testing/": {"anyio", "hypothesis", "pytest", "pytest_asyncio"},
