@@ -18,6 +18,7 @@ SECTIONS: dict[str, Callable[[Size], Table]] = {
     "offload": offload.measure,
     "dask": dask_graphs.measure,
     "cluster": cluster.measure,
+    "ray": cluster.measure_ray,
 }
 
 

@@ -1,4 +1,4 @@
-"""Units on a Dask cluster of two local workers, beside the same done with its client by hand."""
+"""Units on clusters of two local workers, beside the same done with their own means by hand."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -7,8 +7,8 @@ from typing import Any
 from benchmarks.measure import Contender, Row, Size, Table, Target, compared, in_turn, skipped
 from quantum_async import QuantumPartitioner
 
-_TITLE = "Units on a Dask cluster"
-_OURS, _BY_HAND = "units in mode 'remote'", "the same with `client.submit`"
+_ON_DASK, _ON_RAY = "Units on a Dask cluster", "Units on a Ray cluster"
+_OURS, _BY_HAND = "units in mode 'remote'", "the same by hand"
 
 Flow = QuantumPartitioner[Any, Any]
 Work = Callable[[Any], Coroutine[Any, Any, object]]
@@ -24,12 +24,12 @@ def add(number: int) -> int:
 
 
 def measure(size: Size) -> Table:
-    """Measure it all."""
+    """Measure units on Dask."""
     try:
         from distributed import Client, LocalCluster
     except ImportError as missing:
         why = f"{missing.name or 'distributed'} is not installed"
-        return Table(_TITLE, [skipped(_OURS, _BY_HAND, why)] * 2)
+        return Table(_ON_DASK, [skipped(_OURS, _BY_HAND, why)] * 2)
     with LocalCluster(
         n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=50
     ) as cluster:
@@ -38,7 +38,7 @@ def measure(size: Size) -> Table:
         "The scheduler of Dask is in this process, beside the engine, as `LocalCluster` has it. "
         "By hand nothing is known of a unit but its result: no times, logs, or traceback."
     )
-    return Table(_TITLE, rows, [remark])
+    return Table(_ON_DASK, rows, [remark])
 
 
 async def _measured(size: Size, client_of: Any, address: str) -> list[Row]:
@@ -64,6 +64,45 @@ async def _measured(size: Size, client_of: Any, address: str) -> list[Row]:
             await _compared("no-ops side by side", ours, _many, many, 1_000, 1.3, size, rounds),
             await _compared("a chain", ours, _chain, chain, 200, 1.2, size, rounds),
         ]
+
+
+def measure_ray(size: Size) -> Table:
+    """Measure units on Ray."""
+    try:
+        import ray
+    except ImportError:
+        return Table(_ON_RAY, [skipped(_OURS, _BY_HAND, "ray is not installed")] * 2)
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+    try:
+        rows = asyncio.run(_measured_ray(size, ray))
+    finally:
+        ray.shutdown()
+    return Table(_ON_RAY, rows, ["By hand nothing is known of a unit but its result."])
+
+
+async def _measured_ray(size: Size, ray: Any) -> list[Row]:
+    from quantum_async.executors.ray import RayExecutor
+
+    executor = RayExecutor()
+    remote_noop, remote_add = ray.remote(noop), ray.remote(add)
+
+    async def ours(flow: Flow) -> None:
+        await flow.run(executor=executor, keep="targets")
+
+    async def many(count: int) -> None:
+        ray.get([remote_noop.remote() for _ in range(count)])
+
+    async def chain(count: int) -> None:
+        link = 0
+        for _ in range(count):
+            link = remote_add.remote(link)
+        ray.get(link)
+
+    rounds = size.pick(7, 1)
+    return [
+        await _compared("no-ops side by side", ours, _many, many, 1_000, 1.3, size, rounds),
+        await _compared("a chain", ours, _chain, chain, 200, 1.2, size, rounds),
+    ]
 
 
 async def _compared(
