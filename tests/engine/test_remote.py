@@ -20,12 +20,19 @@ from quantum_async import (
     StaysRemoteError,
     UnitState,
 )
+from quantum_async.engine import engine
 from quantum_async.engine.executors.overheard import overheard
 from quantum_async.executors import Capabilities, RemoteValue, RemoteWarning
 from tests.support import carried
 from tests.support.faraway import Faraway, unheard
 
 LARGE = 2_000  # bytes; more than comes along in any case
+
+
+@pytest.fixture(autouse=True)
+def _in_one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine must not cut a turn of the pump short: what goes together is asserted."""
+    monkeypatch.setattr(engine, "_SLICE", 3600.0)
 
 
 @pytest.fixture(autouse=True)
