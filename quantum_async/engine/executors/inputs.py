@@ -11,19 +11,9 @@ from quantum_async.core.shapes import ItemBinding
 from quantum_async.engine.executors.base import Job
 from quantum_async.engine.executors.cluster import RemoteExecutor
 from quantum_async.engine.executors.references import RemoteValue
+from quantum_async.engine.executors.shares import SentContext
 
 _WORTH = 100_000  # bytes
-
-
-class _SentContext:
-    """Takes the place of a context whose input is there."""
-
-    def __init__(self, context: ExecutionContext[Any], given: Any) -> None:
-        self._context = context
-        self._input = given
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return self._context.travelling(self._input)
 
 
 class Inputs:
@@ -82,7 +72,7 @@ class Inputs:
                 given = {key: self._there.get(id(one), one) for key, one in given.items()}
             else:
                 given = self._there.get(id(given), given)
-            return _SentContext(value, given)
+            return SentContext(value, given)
         return self._there.get(id(value), value)
 
     def close(self) -> None:

@@ -47,8 +47,8 @@ class Previous(StandIn):
         return store.take, (-self.number,)
 
 
-class _SentContext:
-    """Takes the place of a context whose input is shared."""
+class SentContext:
+    """Takes the place of a context whose input is there already, or goes by itself."""
 
     def __init__(self, context: ExecutionContext[Any], given: Any) -> None:
         self._context = context
@@ -118,7 +118,7 @@ class Shares:
         if id(value) in self._inputs:
             return self._in_place(value, used)
         if isinstance(value, ExecutionContext) and value.input is self._input:
-            return _SentContext(value, self._whole_input(used))
+            return SentContext(value, self._whole_input(used))
         return value
 
     def _whole_input(self, used: list[Shared]) -> Any:
